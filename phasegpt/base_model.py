@@ -1,0 +1,50 @@
+"""Where a base model lies: the bundled model, a folder, or a hub id fetched to the hub's cache. Imports no torch."""
+
+from pathlib import Path
+
+from phasegpt.bundled import BundledModelError, ensure_bundled
+
+BUNDLED = "smollm2-135m"
+BASE_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+
+
+class ModelError(ValueError):
+    """A base model or adapter that cannot be had or does not fit; the message names the cure."""
+
+
+def resolve_base(name: str, root: Path) -> Path:
+    """The folder of a base model: the bundled model, a folder (relative to `root`), or a hub id fetched to the hub's cache.
+
+    Only safetensors and text files are fetched. Raises ModelError when the hub cannot be reached.
+    """
+    if name == BUNDLED:
+        try:
+            return ensure_bundled()
+        except BundledModelError as error:
+            raise ModelError(f"model.base_model: {error}") from error
+    folder = Path(name).expanduser()
+    for candidate in (folder if folder.is_absolute() else root / folder, folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"model.base_model: no model in the folder {name!r} (config.json is missing there); "
+            f"give a folder written by save_pretrained, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or {BUNDLED}"
+        )
+    return _fetch_from_hub(name)
+
+
+def _fetch_from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(BASE_FILES), etag_timeout=5))
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"model.base_model: the hub knows no model {name!r}; check its name or your token") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"model.base_model: the model hub cannot be reached for {name!r} and no copy is in its cache; "
+            f"fetch the model on a machine with a network and give its folder as model.base_model, "
+            f"or take the bundled model with --set model.base_model={BUNDLED}"
+        ) from error

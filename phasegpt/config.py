@@ -1,0 +1,169 @@
+"""The whole config: its sections, what they must agree on, and what can be asked of it.
+
+Knows nothing of YAML, files or the command line (`config_io` does), and imports neither torch nor ray. A value of the
+wrong type, an unknown key or a combination that cannot run is an error; nothing is rewritten.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from types import UnionType
+from typing import Any, Literal, get_args
+
+from pydantic.fields import FieldInfo
+
+from phasegpt.config_errors import found_text, nearest
+from phasegpt.config_search import Search
+from phasegpt.config_sections import Data, Evaluation, Experiment, Logging, Model, SharedWork, Stage, Training
+from phasegpt.config_types import Part, Problems
+
+METRICS: dict[str, Literal["max", "min"]] = {
+    "spiral_score": "max",
+    "subtlety": "max",
+    "perplexity": "min",
+    "eval_loss": "min",
+    "reward_margin": "max",
+    "reward_accuracy": "max",
+    "kl_divergence": "min",
+    "training_throughput": "max",
+    "memory_usage": "min",
+    "inference_latency": "min",
+}
+"""Every metric's name and which way is better."""
+
+SCALING_METRICS = ("training_throughput", "memory_usage", "inference_latency")
+
+
+class Config(Part):
+    """Everything one run or one search needs to know. `dump()` and `config_hash` are its plain forms."""
+
+    model: Model
+    training: Training
+    data: Data = Data()
+    evaluation: Evaluation = Evaluation()
+    logging: Logging = Logging()
+    experiment: Experiment = Experiment()
+    shared_work: SharedWork = SharedWork()
+    search: Search = Search()
+
+    def dump(self) -> dict[str, Any]:
+        """The config as plain JSON values, every default written out; `Config.model_validate` reads it back."""
+        return self.model_dump(mode="json")
+
+    def problems(self) -> Problems:
+        for key, asked_for in NOT_YET.items():
+            if asked := asked_for(value_at(self, key)):
+                yield tuple(key.split(".")), f"{found_text(asked)} is not available yet; remove it or use the default"
+        known = self.data.domains
+        for domain in self.evaluation.held_out_domains:
+            if domain not in known:
+                yield ("evaluation", "held_out_domains"), f"{domain} is not in data.domains{nearest(domain, known)}"
+        yield from self._metric_problems()
+        yield from self._search_metric_problems()
+        yield from self._search_parameter_problems()
+
+    def _metric_problems(self) -> Problems:
+        measured, best = self.evaluation.metrics, self.evaluation.metric_for_best_model
+        for name in measured:
+            if name not in METRICS and ":" not in name:
+                yield ("evaluation", "metrics"), f"no metric named {name}{nearest(name, METRICS)}"
+        if best not in measured:
+            yield ("evaluation", "metric_for_best_model"), f"{best} is not in evaluation.metrics; add it there"
+
+    def _search_metric_problems(self) -> Problems:
+        for name in {**self.search.objectives, **self.search.constraints}:
+            block = "objectives" if name in self.search.objectives else "constraints"
+            if name not in METRICS:
+                yield ("search", block, name), f"no such metric{nearest(name, METRICS)}"
+            elif self.search.parameters and name not in self.evaluation.metrics:
+                yield ("search", block, name), "not measured; add it to evaluation.metrics"
+            elif self.search.objectives.get(name, METRICS[name]) != METRICS[name]:
+                yield ("search", block, name), f"expected {METRICS[name]}, the better way for {name}"
+
+    def _search_parameter_problems(self) -> Problems:
+        for key in self.search.parameters:
+            if key.startswith("search."):
+                yield ("search", "parameters", key), "a search cannot vary its own settings; remove it"
+            elif key not in KEYS:
+                yield ("search", "parameters", key), f"no such key{nearest(key, KEYS)}"
+            elif reason := unused(self, key):
+                yield ("search", "parameters", key), reason
+
+
+def _leaves(part: type[Part], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in part.model_fields.items():
+        kinds = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Part)), None)
+        yield from _leaves(section, f"{prefix}{name}.") if section else [(prefix + name, field)]
+
+
+KEYS: dict[str, FieldInfo] = dict(_leaves(Config))
+"""Every key path of the schema that holds a value, with pydantic's description of it."""
+
+NOT_YET: dict[str, Callable[[Any], Any]] = {
+    "training.method": lambda method: method == "kto_unpaired" and method,
+    "training.reference_model": lambda name: str(name).startswith("models:/") and name,
+    "training.kto_config.log_kl_components": lambda on: on,
+    "training.kto_config.lambda_schedule.enabled": lambda on: on,
+    "training.curriculum_learning.enabled": lambda on: on,
+    "training.deepspeed_config": lambda path: path,
+    "training.distributed.enabled": lambda on: on,
+    "evaluation.metrics": lambda names: next((name for name in names if name in SCALING_METRICS or ":" in name), None),
+    "evaluation.baseline_checkpoint": lambda path: path,
+    "logging.use_wandb": lambda on: on,
+    "logging.track_phase_dynamics": lambda on: on,
+    "search.scheduler": lambda name: name == "halving" and name,
+    "search.pick": lambda name: name != "lexicographic" and name,
+}
+"""Keys whose part is still to be built, each with what of its value asks for that part; asking is an error."""
+
+USED_BY: dict[str, tuple[str, ...]] = {
+    "training.kto_lambda": ("kto",),
+    "training.kto_config.kl_temperature": ("kto",),
+    "training.kto_config.kl_penalty_type": ("kto",),
+    "training.beta": ("dpo", "kto"),
+    "training.label_smoothing": ("dpo", "kto"),
+}
+"""Keys that only some methods read."""
+
+
+def value_at(config: Config, key: str) -> Any:
+    """The value at a key path such as "training.beta"; None inside a phase that is not there."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return value
+
+
+def unused(config: Config, key: str) -> str | None:
+    """Why a value at `key` would change nothing in this config, or None if it would."""
+    method, phases = config.training.method, (config.training.phase_a, config.training.phase_b)
+    if method not in USED_BY.get(key, (method,)):
+        return f"unused with method {method}; read only by {' and '.join(USED_BY[key])}"
+    readers = phases[1:] if key in USED_BY else phases
+    name = key.removeprefix("training.")
+    if name != "method" and all(getattr(phase, name, None) is not None for phase in readers):
+        return f"unused: the phases set their own {name}; set training.phase_b.{name}"
+    return None
+
+
+def stages(config: Config) -> tuple[Config, ...]:
+    """The runs that a config asks for, in order: itself, or phase_a (lora) and then phase_b.
+
+    Each stage's values are laid on `training`; `search` is left out, since its ranges may name the phases.
+    """
+    training = config.training
+    if training.phase_a is None or training.phase_b is None:
+        return (config,)
+    return _stage(config, training.phase_a, "lora"), _stage(config, training.phase_b, training.method)
+
+
+def _stage(config: Config, phase: Stage, method: str) -> Config:
+    plain = config.dump()
+    own = phase.model_dump(exclude_none=True) | {"method": method, "phase_a": None, "phase_b": None}
+    return Config.model_validate(plain | {"training": plain["training"] | own, "search": {}})
+
+
+def config_hash(config: Config) -> str:
+    """sha256 in hex of the config's canonical JSON. Keys keep their order: the first objective decides."""
+    return hashlib.sha256(json.dumps(config.dump(), separators=(",", ":")).encode()).hexdigest()

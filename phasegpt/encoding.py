@@ -1,0 +1,80 @@
+"""Pairs as token ids: the chat template, truncation that keeps the answer, and batches padded on the right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from phasegpt.pairs import Pair
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Token ids of one pair. A sequence is prompt + completion; `cut_tokens` counts what truncation took away."""
+
+    id: str
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    cut_tokens: int
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """A user's turn up to where the assistant's answer begins."""
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> list[int]:
+    """The assistant's answer with the template's end of turn: what the whole dialogue has beyond its prompt."""
+    user = {"role": "user", "content": prompt}
+    head = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([user, {"role": "assistant", "content": completion}], tokenize=False)
+    if not whole.startswith(head):
+        raise ValueError("the chat template rewrites the prompt once an answer follows; such templates cannot be used")
+    return list(tokenizer(whole[len(head) :], add_special_tokens=False)["input_ids"])
+
+
+def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: Pair, max_length: int, max_prompt_length: int) -> EncodedPair:
+    """Encode a pair.
+
+    A prompt over `max_prompt_length` loses its beginning, an answer over the room left loses its end. Raises
+    ValueError where `max_length` leaves no room for an answer.
+    """
+    prompt = prompt_ids(tokenizer, pair.prompt)
+    kept_prompt = prompt[-max_prompt_length:]
+    room = max_length - len(kept_prompt)
+    if room < 1:
+        raise ValueError(
+            f"training.max_length {max_length} leaves no room for an answer behind {len(kept_prompt)} prompt tokens"
+        )
+    answers = [completion_ids(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected)]
+    kept = [tuple(answer[:room]) for answer in answers]
+    cut = len(prompt) - len(kept_prompt) + sum(len(a) - len(k) for a, k in zip(answers, kept, strict=True))
+    return EncodedPair(pair.id, tuple(kept_prompt), kept[0], kept[1], cut)
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Token ids [B, T] and attention mask [B, T] of sequences padded to the longest."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
+        ids[row, place] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, place] = 1
+    return ids, mask
+
+
+def pair_batch(pairs: Sequence[EncodedPair], pad_id: int) -> dict[str, Tensor]:
+    """One batch of B pairs: ids, attention mask and completion mask, each [2B, T], chosen sequences first."""
+    sequences = [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
+    ids, attention = pad([prompt + completion for prompt, completion in sequences], pad_id)
+    completion_mask = attention.clone()
+    for row, (prompt, _) in enumerate(sequences):
+        completion_mask[row, : len(prompt)] = 0
+    return {"input_ids": ids, "attention_mask": attention, "completion_mask": completion_mask}

@@ -1,0 +1,262 @@
+"""Phase-coupled attention: a causal Kuramoto branch whose output is added to the attention output of chosen layers.
+
+Every oscillator of a token follows the Kuramoto model (Kuramoto 1975; Acebrón et al. 2005, Rev. Mod. Phys. 77, eq. 2)
+    dθ_i/dt = ω + K · mean_{j ≤ i} sin(θ_j − θ_i),
+where j runs over the visible, unpadded tokens up to i. The mean equals S_i cos θ_i − C_i sin θ_i with the running means
+S and C of sin θ and cos θ, which makes a step linear in the number of tokens.
+
+It knows nothing of configs, adapters or training. Decoders of transformers are reached by hooks, none of their code is
+copied.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
+from torch import Tensor, nn
+
+SUPPORTED_DECODERS = ("LlamaModel", "Qwen2Model", "Qwen3Model")
+DECODER_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")  # their order in all of these
+BRANCH = "phase_branch"  # the branch's name as a submodule of the attention module
+MASK = "phase_mask"  # the keyword that carries the mask from the decoder down to the attention modules
+PHASE_SPREAD = 2.5  # radians; on most of SmolLM2's layers the order parameter then starts between 0.3 and 0.6
+
+
+class PhaseAttentionError(ValueError):
+    """A phase branch that cannot be attached, loaded or run as asked; the message names the cure."""
+
+
+class KuramotoBranch(nn.Module):
+    """Hidden states [B, T, d] -> phases [B, T, N] -> `n_sync_steps` Euler steps of length `dt` -> [B, T, d].
+
+    Hidden states are scaled to unit RMS, since without it the small norm gains of real decoders synchronise all phases
+    (R > 0.97 on SmolLM2). The gate, one number a channel, starts at zero: so does the output. Trainable: projections,
+    ω (`natural_freq`, radians per unit of time, one for each oscillator), K (`coupling_strength`), gate. ω turns all
+    tokens alike and K sees only differences, so the phase projection needs no bias.
+    Computes in float32, or in float64 for float64 input, under autocast too; returns the dtype of its input.
+    """
+
+    def __init__(  # noqa: PLR0917 - the schema's keys in the schema's order
+        self,
+        hidden_size: int,
+        num_oscillators: int = 32,
+        coupling_strength: float = 1.0,
+        natural_freq: float = 1.0,
+        dt: float = 0.1,
+        n_sync_steps: int = 5,
+    ) -> None:
+        super().__init__()
+        self.dt = dt
+        self.n_sync_steps = n_sync_steps
+        # bare parameters, not nn.Linear: PEFT's "all-linear" would put adapters on those
+        self.phase_weight = nn.Parameter(torch.randn(num_oscillators, hidden_size) * (PHASE_SPREAD / hidden_size**0.5))
+        self.natural_freq = nn.Parameter(torch.full((num_oscillators,), float(natural_freq)))
+        self.coupling = nn.Parameter(torch.full((1,), float(coupling_strength)))  # [1]: FSDP refuses 0-d parameters
+        self.output_weight = nn.Parameter(torch.randn(hidden_size, 2 * num_oscillators) / (2 * num_oscillators) ** 0.5)
+        self.gate = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The branch's output [B, T, d] for `hidden` [B, T, d]; `attention_mask` [B, T] is 0 at padding, or None."""
+        phases = self.phases(hidden, attention_mask)
+        features = torch.cat([phases.sin(), phases.cos()], dim=-1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            output = F.linear(features, self.output_weight.to(features.dtype)) * self.gate.to(features.dtype)
+        return output.to(hidden.dtype)
+
+    def phases(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Phases [B, T, N] in radians, not wrapped, after the last Euler step."""
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        visible = _visible(attention_mask, hidden)
+        shown = hidden.to(dtype).masked_fill(~visible, 0)  # padding may hold anything, NaN included
+        with torch.autocast(hidden.device.type, enabled=False):
+            phases = F.linear(F.rms_norm(shown, hidden.shape[-1:]), self.phase_weight.to(dtype))
+        omega, coupling = self.natural_freq.to(dtype), self.coupling.to(dtype)
+        for _ in range(self.n_sync_steps):
+            phases = phases + self.dt * (omega + coupling * mean_field(phases, visible))
+        return phases
+
+
+def mean_field(phases: Tensor, visible: Tensor) -> Tensor:
+    """mean_{j ≤ i} sin(θ_j − θ_i) over visible j; phases [B, T, N], bool `visible` [B, T, 1]; 0 where there is no j."""
+    count = visible.cumsum(1).clamp(min=1)
+    sin, cos = phases.sin(), phases.cos()
+    mean_sin = (visible * sin).cumsum(1) / count
+    mean_cos = (visible * cos).cumsum(1) / count
+    return mean_sin * cos - mean_cos * sin
+
+
+def order_parameter(phases: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """R in [0, 1] of each sequence [B]: |mean over visible tokens of exp(iθ)|, averaged over the oscillators.
+
+    0 is no order, 1 full synchrony. Oscillators are separate populations (only tokens are coupled), so the modulus is
+    taken for each of them. A sequence without a visible token has R = 0.
+    """
+    visible = _visible(attention_mask, phases)
+    count = visible.sum(1).clamp(min=1)
+    mean_sin = (visible * phases.sin()).sum(1) / count
+    mean_cos = (visible * phases.cos()).sum(1) / count
+    return torch.hypot(mean_sin, mean_cos).mean(-1)
+
+
+def _visible(attention_mask: Tensor | None, values: Tensor) -> Tensor:
+    """Bool [B, T, 1] for values [B, T, …]; raises PhaseAttentionError for a mask other than [B, T] or None."""
+    if attention_mask is None:
+        return values.new_ones((*values.shape[:2], 1), dtype=torch.bool)
+    shape = getattr(attention_mask, "shape", None)  # generation with a static cache hands a dictionary of 4-D masks
+    if shape != values.shape[:2]:
+        raise PhaseAttentionError(
+            f"the phase branch needs an attention mask of [batch, tokens] = {list(values.shape[:2])}, "
+            f"found {shape or type(attention_mask).__name__}; pass the tokenizer's mask, not a prepared 4-D one"
+        )
+    return (attention_mask != 0)[..., None]
+
+
+def layer_indices(spec: Sequence[int | str], num_layers: int) -> tuple[int, ...]:
+    """Layer indices, ascending, from integers or fractions of the depth as text: "0.3" of 24 layers is layer 7.
+
+    A fraction f means layer floor(f · num_layers), 0 ≤ f < 1. Raises PhaseAttentionError outside the range or when one
+    layer is named twice.
+    """
+    indices = sorted(_layer_index(item, num_layers) for item in spec)
+    if len(set(indices)) != len(indices):
+        raise PhaseAttentionError(f"phase_layer_idx {list(spec)} names a layer of {num_layers} twice: {indices}")
+    return tuple(indices)
+
+
+def _layer_index(item: int | str, num_layers: int) -> int:
+    expected = f"expected 0 to {num_layers - 1}, or a fraction of the depth as text from 0 to below 1 such as '0.3'"
+    try:  # Fraction, since 0.29 * 100 is 28.999… in floats
+        index = item if isinstance(item, int) else math.floor(Fraction(item) * num_layers)
+    except (ValueError, ZeroDivisionError) as error:
+        raise PhaseAttentionError(f"phase_layer_idx {item!r}: {expected}") from error
+    if not 0 <= index < num_layers:
+        raise PhaseAttentionError(f"phase_layer_idx {item!r}: {expected}")
+    return index
+
+
+class PhaseHandles:
+    """The branches attached to one decoder, by layer index, and the way to switch them off or take them away."""
+
+    def __init__(self, decoder: nn.Module, branches: Mapping[int, KuramotoBranch]) -> None:
+        self.branches = branches
+        self._attentions = {index: _attention(decoder, index) for index in branches}
+        self._enabled = True
+        self._hooks = [decoder.register_forward_pre_hook(self._hand_mask_down, with_kwargs=True)]
+        for index, attention in self._attentions.items():
+            attention.add_module(BRANCH, branches[index])
+            self._hooks.append(attention.register_forward_hook(self._add_branch, with_kwargs=True))
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within the block the model computes exactly what it does without the branches."""
+        before, self._enabled = self._enabled, False
+        try:
+            yield
+        finally:
+            self._enabled = before
+
+    def train_parameters(self) -> None:
+        """Make every parameter of the branches trainable; needed where PEFT froze them (see `attach_phase_branch`)."""
+        for branch in self.branches.values():
+            branch.requires_grad_(True)
+
+    def remove(self) -> None:
+        """Take the branches off for good; the model is then what it was before. A second call does nothing."""
+        while self._hooks:
+            self._hooks.pop().remove()
+        while self._attentions:
+            delattr(self._attentions.popitem()[1], BRANCH)
+
+    def _hand_mask_down(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Add the mask to the keywords that a decoder hands to its layers; gradient checkpointing replays them."""
+        if not self._enabled:
+            return None
+        call = {**dict(zip(DECODER_ARGUMENTS, args, strict=False)), **kwargs}
+        cache = call.get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 0:
+            raise PhaseAttentionError(
+                "the phase branch sees whole sequences only, but the key-value cache holds earlier tokens; "
+                "generate with use_cache=False"
+            )
+        return args, {**kwargs, MASK: call.get("attention_mask")}
+
+    def _add_branch(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Add the branch to the first element of the attention module's output."""
+        if not self._enabled:
+            return None
+        if MASK not in kwargs:
+            raise PhaseAttentionError(f"a layer with a phase branch was called without its decoder: pass {MASK}=[B, T]")
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        attended, *rest = output
+        added = getattr(attention, BRANCH)(hidden, kwargs[MASK])
+        return (attended + added.to(attended.dtype), *rest)
+
+
+def attach_phase_branch(model: nn.Module, layers: Sequence[int | str], **branch: Any) -> PhaseHandles:
+    """Add a KuramotoBranch(**branch), drawn from torch's global generator, to the attention output of `layers`.
+
+    `model` is or contains a Llama, Qwen2 or Qwen3 decoder of transformers and may be wrapped by PEFT. Attach after
+    `get_peft_model`, or before it and then call `train_parameters()`, since PEFT freezes what it finds. PEFT's switches
+    and files leave the branch alone: use `disabled()` and `phase_state_dict`. Rows must not pack several sequences.
+    Raises PhaseAttentionError for another architecture, a layer out of range, or a layer that has a branch.
+    """
+    decoder = _decoder(model)
+    indices = layer_indices(layers, len(decoder.layers))
+    if taken := [index for index in indices if hasattr(_attention(decoder, index), BRANCH)]:
+        raise PhaseAttentionError(f"layers {taken} have a phase branch already; remove() it first")
+    branches = {index: _new_branch(_attention(decoder, index), decoder.config.hidden_size, branch) for index in indices}
+    return PhaseHandles(decoder, branches)
+
+
+def phase_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The branches' parameters as `layers.<index>.<name>`, copied to the CPU: the same names with PEFT and without."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in _phase_parameters(model).items()}
+
+
+def load_phase_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy saved parameters into the attached branches; raises PhaseAttentionError where names or shapes differ."""
+    own = _phase_parameters(model)
+    if odd := sorted(own.keys() ^ tensors.keys()):
+        raise PhaseAttentionError(f"saved phase branch and model differ in {odd}; use the saved run's phase_layer_idx")
+    for name, parameter in own.items():
+        if parameter.shape != tensors[name].shape:
+            raise PhaseAttentionError(
+                f"{name}: the model has shape {list(parameter.shape)}, the file {list(tensors[name].shape)}; "
+                "use the saved run's num_oscillators and base model"
+            )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def _phase_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    found: dict[str, nn.Parameter] = {}
+    for index, layer in enumerate(_decoder(model).layers):
+        if (branch := getattr(layer.self_attn, BRANCH, None)) is not None:
+            found |= {f"layers.{index}.{name}": parameter for name, parameter in branch.named_parameters()}
+    return found
+
+
+def _decoder(model: nn.Module) -> Any:
+    """The stack of decoder layers inside `model`, whatever wraps it."""
+    for module in model.modules():
+        if type(module).__name__ in SUPPORTED_DECODERS:
+            return module
+    raise PhaseAttentionError(
+        f"{type(model).__name__} has no decoder that takes a phase branch; supported: {', '.join(SUPPORTED_DECODERS)}"
+    )
+
+
+def _attention(decoder: Any, index: int) -> nn.Module:
+    return decoder.layers[index].self_attn  # type: ignore[no-any-return]
+
+
+def _new_branch(attention: nn.Module, hidden_size: int, settings: Mapping[str, Any]) -> KuramotoBranch:
+    """A branch on the device of `attention`, in its dtype but never below float32."""
+    like = next(attention.parameters())
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return KuramotoBranch(hidden_size, **settings).to(device=like.device, dtype=dtype)

@@ -1,0 +1,213 @@
+"""What every trial of a search shares: token ids of the pairs and what the reference says of them.
+
+Computed once for (base model, reference adapter, pairs, template, lengths), never by seed; stored as one safetensors
+file that each trial maps into memory; found again by the hash of what it was made from.
+
+Layout of the file, S = 2·pairs sequences (chosen and rejected of each pair in turn), C completion tokens in all:
+tokens [sum of lengths], bounds [S, 3] (begin, begin of the completion, end), reference_logps [S],
+reference_hidden [C, d] with hidden_bounds [S, 2].
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from phasegpt.divergences import token_statistics
+from phasegpt.encoding import EncodedPair, encode_pair, pair_batch
+from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
+from phasegpt.forward import completion_hidden, sum_by_row
+from phasegpt.models import Base, Policy
+from phasegpt.pairs import Pair, pairs_hash
+
+FORMAT = "1"
+TENSORS = "shared.safetensors"
+BATCH_TOKENS = 2048
+log = logging.getLogger("phasegpt")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The longest sequence and the longest prompt, in tokens."""
+
+    max_length: int
+    max_prompt_length: int
+
+
+class SharedWork:
+    """Read access to one entry. Tensors stay on disk, mapped; a batch copies only its own rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about = read_json(folder / "about.json")
+        self._tensors = safe_open(folder / TENSORS, framework="pt")
+        self._index = {name: row for row, name in enumerate(self.about["ids"])}
+        self._bounds = self._tensors.get_tensor("bounds")
+        self._hidden_bounds = self._tensors.get_tensor("hidden_bounds")
+        self._logps = self._tensors.get_tensor("reference_logps")
+
+    @property
+    def cut_tokens(self) -> int:
+        """How many tokens truncation took from all pairs together."""
+        return int(self.about["cut_tokens"])
+
+    def encoded(self, pair_id: str) -> EncodedPair:
+        """The token ids of one pair."""
+        row = 2 * self._index[pair_id]
+        chosen, rejected = self._sequence(row), self._sequence(row + 1)
+        return EncodedPair(pair_id, chosen[0], chosen[1], rejected[1], 0)
+
+    def _sequence(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        begin, completion, end = self._bounds[row].tolist()
+        tokens = self._tensors.get_slice("tokens")[begin:end].tolist()
+        return tuple(tokens[: completion - begin]), tuple(tokens[completion - begin :])
+
+    def batch(self, pair_ids: Sequence[str], pad_id: int, with_hidden: bool) -> dict[str, Tensor]:
+        """A batch of B pairs for `PairModel`: token ids and masks [2B, T], reference_logps [2B], reference_hidden [N, d]."""
+        batch = pair_batch([self.encoded(pair_id) for pair_id in pair_ids], pad_id)
+        rows = [2 * self._index[p] for p in pair_ids] + [2 * self._index[p] + 1 for p in pair_ids]
+        batch["reference_logps"] = self._logps[rows]
+        if with_hidden:
+            states = self._tensors.get_slice("reference_hidden")
+            spans = [self._hidden_bounds[row].tolist() for row in rows]
+            batch["reference_hidden"] = torch.cat([states[begin:end] for begin, end in spans])
+        return batch
+
+
+def shared_key(base_fingerprint: str, reference: str, pairs: Sequence[Pair], template: str, lengths: Lengths) -> str:
+    """What an entry is found by: a hash of everything that its content depends on."""
+    sizes = f"{lengths.max_length}/{lengths.max_prompt_length}"
+    return text_sha256(FORMAT, base_fingerprint, reference, pairs_hash(pairs), template, sizes)[:24]
+
+
+def model_fingerprint(folder: Path) -> str:
+    """A hash of a model folder's files by name, size and content of the small ones: cheap, and changes with the model."""
+    parts: list[str] = []
+    for path in sorted(
+        p for p in folder.iterdir() if p.suffix in {".safetensors", ".json", ".model", ".txt", ".jinja"}
+    ):
+        size = path.stat().st_size
+        parts.append(f"{path.name} {size} {_head_and_tail(path) if size > 10_000_000 else file_sha256(path)}")
+    return text_sha256(*parts)
+
+
+def _head_and_tail(path: Path, span: int = 1_000_000) -> str:
+    with path.open("rb") as handle:
+        head = handle.read(span)
+        handle.seek(-span, 2)
+        return text_sha256(head.hex(), handle.read().hex())
+
+
+def prepare(
+    store: Path,
+    policy: Policy,
+    pairs: Sequence[Pair],
+    lengths: Lengths,
+    reference: str = "",
+    on_progress: Progress | None = None,
+) -> SharedWork:
+    """The entry for these pairs under `store`, computed if it is not there yet; others who need it at once wait for it.
+
+    `reference` names the reference adapter (its hash), "" the bare base. Damaged entries are made anew.
+    """
+    base = policy.base
+    key = shared_key(model_fingerprint(base.folder), reference, pairs, str(base.tokenizer.chat_template), lengths)
+    folder = store / key
+    store.mkdir(parents=True, exist_ok=True)
+    with FileLock(store / f"{key}.lock"):
+        if not _is_whole(folder):
+            _compute(folder, policy, pairs, lengths, on_progress)
+    return SharedWork(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    if not (folder / "about.json").is_file():
+        return False
+    whole: bool = read_json(folder / "about.json")["sha256"] == file_sha256(folder / TENSORS)
+    if not whole:
+        log.warning("shared work in %s is damaged and is computed again", folder)
+    return whole
+
+
+def _compute(
+    folder: Path, policy: Policy, pairs: Sequence[Pair], lengths: Lengths, on_progress: Progress | None
+) -> None:
+    begun = time.monotonic()
+    encoded = [_encode(policy.base, pair, lengths) for pair in pairs]
+    tensors = _pack(encoded) | _reference_pass(policy, encoded, on_progress)
+    cut = sum(pair.cut_tokens for pair in encoded)
+    with whole_folder(folder) as stage:
+        save_file(tensors, stage / TENSORS)
+        about = {
+            "ids": [pair.id for pair in encoded],
+            "cut_tokens": cut,
+            "sha256": file_sha256(stage / TENSORS),
+            "base_model": policy.base.name,
+            "seconds": time.monotonic() - begun,
+        }
+        write_json(stage / "about.json", about)
+    log.info("shared work: %d pairs in %.1f s, %d tokens cut", len(pairs), about["seconds"], cut)
+
+
+def _encode(base: Base, pair: Pair, lengths: Lengths) -> EncodedPair:
+    return encode_pair(base.tokenizer, pair, lengths.max_length, lengths.max_prompt_length)
+
+
+def _pack(encoded: Sequence[EncodedPair]) -> dict[str, Tensor]:
+    tokens: list[int] = []
+    bounds: list[tuple[int, int, int]] = []
+    for pair in encoded:
+        for completion in (pair.chosen, pair.rejected):
+            begin = len(tokens)
+            tokens += [*pair.prompt, *completion]
+            bounds.append((begin, begin + len(pair.prompt), len(tokens)))
+    return {"tokens": torch.tensor(tokens, dtype=torch.int32), "bounds": torch.tensor(bounds, dtype=torch.int64)}
+
+
+def _reference_pass(policy: Policy, encoded: Sequence[EncodedPair], on_progress: Progress | None) -> dict[str, Tensor]:
+    """Log-probs and last hidden states of the reference for every sequence, batched by length, in file order."""
+    sequences = 2 * len(encoded)
+    logps = torch.zeros(sequences)
+    hidden: list[Tensor] = [torch.empty(0)] * sequences
+    done = 0
+    with policy.as_reference():
+        for rows in _batches_by_length(encoded):
+            batch = pair_batch([encoded[row] for row in rows], policy.base.tokenizer.pad_token_id)
+            batch = {name: value.to(policy.head.device) for name, value in batch.items()}
+            states, targets, owner = completion_hidden(policy, batch)
+            token_logps, _ = token_statistics(states, targets, policy.head)
+            places = [2 * row for row in rows] + [2 * row + 1 for row in rows]
+            logps[places] = sum_by_row(token_logps, owner, len(places)).to("cpu", torch.float32)
+            for index, place in enumerate(places):
+                hidden[place] = states[owner == index].to("cpu", torch.float32)
+            done += len(rows)
+            if on_progress is not None:
+                on_progress("reference", done, len(encoded))
+    ends = torch.tensor([len(states) for states in hidden]).cumsum(0)
+    begins = torch.cat([torch.zeros(1, dtype=ends.dtype), ends[:-1]])
+    return {
+        "reference_logps": logps,
+        "reference_hidden": torch.cat(hidden),
+        "hidden_bounds": torch.stack([begins, ends], dim=1),
+    }
+
+
+def _batches_by_length(encoded: Sequence[EncodedPair]) -> Iterator[list[int]]:
+    """Rows sorted by length, as many a batch as keep the padded batch within BATCH_TOKENS tokens."""
+    longest = [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in encoded]
+    batch: list[int] = []
+    for row in sorted(range(len(encoded)), key=lambda r: longest[r]):
+        if batch and 2 * longest[row] * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch

@@ -1,0 +1,288 @@
+"""The schema: types, combinations, stages, ranges, bounds and the hash. Every case is a plain dictionary."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from phasegpt.config import KEYS, METRICS, NOT_YET, USED_BY, Config, config_hash, stages, unused, value_at
+from phasegpt.config_search import Constraint, Distribution
+from phasegpt.key_paths import lay, split
+
+README = Path(__file__).parents[2] / "configs" / "v14" / "README.md"
+
+
+def plain(**laid: Any) -> dict[str, Any]:
+    """The smallest dictionary of a dpo run, with values laid in: training__beta=1 sets training.beta."""
+    values: dict[str, Any] = {"model": {"base_model": "toy"}, "training": {"method": "dpo", "preference_dataset": "p"}}
+    for key, value in laid.items():
+        lay(values, split(key.replace("__", ".")), value)
+    return values
+
+
+def config(**laid: Any) -> Config:
+    return Config.model_validate(plain(**laid))
+
+
+def refusals(**laid: Any) -> dict[str, str]:
+    """The refused key paths of a config, each with pydantic's message."""
+    with pytest.raises(ValidationError) as caught:
+        config(**laid)
+    return {".".join(map(str, error["loc"])): error["msg"] for error in caught.value.errors()}
+
+
+def test_the_smallest_config_has_every_default() -> None:
+    made = config()
+    assert made.model.phase_layer_idx == ("0.3",)
+    assert made.model.lora_config.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert (made.training.beta, made.training.kto_lambda, made.training.max_steps) == (0.1, None, None)
+    assert (made.data.train_split, made.evaluation.eval_interval, made.experiment.seed) == (0.85, 100, 42)
+    assert (made.search.sampler, made.search.scheduler, made.search.finalists.count) == ("tpe", "none", 2)
+
+
+def test_a_whole_number_may_stand_for_a_fractional_one_and_becomes_one() -> None:
+    assert config(training__beta=1) == config(training__beta=1.0)
+    assert config_hash(config(training__beta=1)) == config_hash(config(training__beta=1.0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training__batch_size", "5"),
+        ("training__batch_size", 5.0),
+        ("training__batch_size", True),
+        ("training__beta", "0.1"),
+        ("training__beta", True),
+        ("training__beta", math.nan),
+        ("training__beta", math.inf),
+        ("training__beta", 0),
+        ("training__bf16", 1),
+        ("training__bf16", "true"),
+        ("training__label_smoothing", 0.5),
+        ("training__kto_lambda", -0.1),
+        ("training__method", "DPO"),
+        ("training__lr_scheduler", None),
+        ("training__btea", 0.1),
+        ("model__lora_config", [1]),
+        ("model__base_model", ""),
+        ("model__base_model", 5),
+        ("model__lora_config__target_modules", "q_proj"),
+        ("model__lora_config__target_modules", []),
+        ("model__phase_layer_idx", 7),
+        ("model__phase_layer_idx", [0.3]),
+        ("model__phase_layer_idx", [-1]),
+        ("model__phase_layer_idx", ["1.5"]),
+        ("model__lora_config__layers_to_transform", "lower_third"),
+        ("data__stratify_by", ["colour"]),
+        ("experiment__seed", -1),
+    ],
+)
+def test_a_wrong_value_is_refused_at_its_own_key(key: str, value: Any) -> None:
+    (path,) = refusals(**{key: value})
+    assert path.startswith(key.replace("__", "."))
+
+
+def test_an_empty_section_is_its_defaults() -> None:
+    assert config(data=None, search=None, training__kto_config=None) == config()
+
+
+@pytest.mark.parametrize("layers", [None, "upper_third", [1, 2]])
+def test_adapters_lie_on_all_layers_on_named_ones_or_on_the_upper_third(layers: Any) -> None:
+    made = config(model__lora_config__layers_to_transform=layers).model.lora_config.layers_to_transform
+    assert made == (tuple(layers) if isinstance(layers, list) else layers)
+
+
+@pytest.mark.parametrize(
+    ("laid", "key"),
+    [
+        ({"training__method": "kto"}, "training.kto_lambda"),
+        ({"training__fp16": True, "training__bf16": True}, "training.bf16"),
+        ({"training__max_length": 128}, "training.max_prompt_length"),
+        ({"training__phase_a__num_epochs": 1}, "training.phase_a"),
+        ({"training__phase_b__num_epochs": 1}, "training.phase_b"),
+        ({"training__phase_a__method": "dpo", "training__phase_b__beta": 1.0}, "training.phase_a"),
+        ({"training__phase_a__beta": 0.1, "training__phase_b__beta": 1.0}, "training.phase_a"),
+        ({"training__phase_a__num_epochs": 1, "training__phase_b__method": "kto"}, "training.phase_b"),
+        ({"training__phase_a": {}, "training__phase_b": {}, "training__method": "lora"}, "training.method"),
+        ({"data__train_split": 0.9}, "data.train_split"),
+        ({"model__use_phase_attention": True, "model__phase_layer_idx": []}, "model.phase_layer_idx"),
+        ({"evaluation__held_out_domains": ["arts"]}, "evaluation.held_out_domains"),
+        ({"evaluation__metrics": ["spiral_scor"]}, "evaluation.metrics"),
+        ({"evaluation__metric_for_best_model": "speed"}, "evaluation.metric_for_best_model"),
+        ({"search__objectives": {"perplexity": "max"}}, "search.objectives.perplexity"),
+        ({"search__objectives": {"spiral": "max"}}, "search.objectives.spiral"),
+        ({"search__objectives": {}}, "search.objectives"),
+        ({"search__constraints": {"kl": "<= 2"}}, "search.constraints.kl"),
+        ({"search__constraints": {"perplexity": "< 2"}}, "search.constraints.perplexity"),
+        ({"search__parameters": {"training.btea": {"uniform": [0.1, 1.0]}}}, "search.parameters.training.btea"),
+        ({"search__parameters": {"search.trials": {"randint": [1, 9]}}}, "search.parameters.search.trials"),
+        ({"search__parameters": {"training.kto_lambda": {"uniform": [0, 1]}}}, "search.parameters.training.kto_lambda"),
+        ({"search__sampler": "grid", "search__parameters": {"training.beta": {"uniform": [0.1, 1]}}}, "search.sampler"),
+    ],
+)
+def test_a_combination_that_cannot_run_is_refused_at_the_key_to_change(laid: dict[str, Any], key: str) -> None:
+    assert key in refusals(**laid)
+
+
+def test_an_objective_of_a_search_must_be_measured() -> None:
+    measured = {"evaluation__metrics": ["subtlety"], "evaluation__metric_for_best_model": "subtlety"}
+    assert config(**measured).search.objectives == {"spiral_score": "max"}
+    searched = measured | {"search__parameters": {"training.beta": {"uniform": [0.1, 1]}}}
+    assert "search.objectives.spiral_score" in refusals(**searched)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.method", "kto_unpaired"),
+        ("training.reference_model", "models:/phasegpt-track-a@champion"),
+        ("training.kto_config.log_kl_components", True),
+        ("training.kto_config.lambda_schedule.enabled", True),
+        ("training.curriculum_learning.enabled", True),
+        ("training.deepspeed_config", "ds_config.json"),
+        ("training.distributed.enabled", True),
+        ("evaluation.metrics", ["spiral_score", "memory_usage"]),
+        ("evaluation.metrics", ["spiral_score", "mine.metrics:rhyme"]),
+        ("evaluation.baseline_checkpoint", "checkpoints/x"),
+        ("logging.use_wandb", True),
+        ("logging.track_phase_dynamics", True),
+        ("search.scheduler", "halving"),
+        ("search.pick", "knee"),
+    ],
+)
+def test_what_is_not_built_yet_is_refused_and_never_ignored(key: str, value: Any) -> None:
+    assert "not available yet" in refusals(**{key.replace(".", "__"): value})[key]
+
+
+def test_every_table_names_keys_of_the_schema() -> None:
+    assert NOT_YET.keys() <= KEYS.keys()
+    assert USED_BY.keys() <= KEYS.keys()
+    assert set(config().evaluation.metrics) <= METRICS.keys()
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        config().training.beta = 0.2  # type: ignore[misc]
+
+
+def test_a_dump_is_json_and_reads_back_equal() -> None:
+    laid = {
+        "search__parameters": {"training.beta": {"loguniform": [0.01, 1]}, "training.batch_size": {"choice": [2, 4]}},
+        "search__constraints": {"perplexity": "<= 1.05 * baseline", "kl_divergence": "<= 2"},
+        "training__phase_a__max_steps": 8,
+        "training__phase_b__learning_rate": 1,
+    }
+    made = config(**laid)
+    assert Config.model_validate(json.loads(json.dumps(made.dump()))) == made
+
+
+def test_the_hash_follows_values_and_the_order_of_objectives() -> None:
+    first = config(search__objectives={"spiral_score": "max", "perplexity": "min"})
+    second = config(search__objectives={"perplexity": "min", "spiral_score": "max"})
+    assert re.fullmatch("[0-9a-f]{64}", config_hash(first))
+    assert config_hash(first) == config_hash(Config.model_validate(first.dump()))
+    assert len({config_hash(first), config_hash(second), config_hash(config())}) == 3
+
+
+def test_a_config_without_phases_is_its_own_only_stage() -> None:
+    made = config()
+    assert stages(made) == (made,)
+
+
+def test_phases_are_a_supervised_stage_and_then_the_method_itself() -> None:
+    made = config(
+        training__batch_size=2,
+        training__phase_a={"num_epochs": 20, "learning_rate": 1e-4},
+        training__phase_b={"num_epochs": 3, "beta": 0.5},
+        search__parameters={"training.phase_b.beta": {"uniform": [0.1, 1]}},
+    )
+    first, second = stages(made)
+    assert (first.training.method, first.training.num_epochs, first.training.learning_rate) == ("lora", 20, 1e-4)
+    assert (second.training.method, second.training.num_epochs, second.training.beta) == ("dpo", 3, 0.5)
+    assert {stage.training.batch_size for stage in (first, second)} == {2}
+    assert {stage.training.phase_a for stage in (first, second)} == {None}
+    assert first.evaluation == made.evaluation
+
+
+def test_a_key_is_unused_when_the_method_does_not_read_it_or_both_phases_set_it() -> None:
+    rates = {"learning_rate": 1e-4}
+    phased = config(training__phase_a=rates, training__phase_b=rates | {"beta": 0.2})
+    assert unused(config(), "training.beta") is None
+    assert "read only by kto" in str(unused(config(), "training.kto_lambda"))
+    assert "training.phase_b.learning_rate" in str(unused(phased, "training.learning_rate"))
+    assert "training.phase_b.beta" in str(unused(phased, "training.beta"))
+    assert unused(phased, "training.batch_size") is None
+    assert unused(phased, "experiment.seed") is None
+
+
+def test_a_value_inside_a_missing_phase_is_none() -> None:
+    assert value_at(config(), "training.phase_b.beta") is None
+    assert value_at(config(), "training.beta") == 0.1
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"uniform": [1, 1]},
+        {"uniform": [1, 2, 3]},
+        {"uniform": ["1", 2]},
+        {"uniform": 5},
+        {"loguniform": [0, 1]},
+        {"loguniform": [0.1, math.inf]},
+        {"quniform": [0, 1, 0]},
+        {"quniform": [0, 1, 2]},
+        {"randint": [0.5, 2]},
+        {"randint": [True, 2]},
+        {"choice": []},
+        {"choice": [[1]]},
+        {"normal": [0, 1]},
+        {"uniform": [0, 1], "choice": [1]},
+        {},
+        [0, 1],
+    ],
+)
+def test_a_range_that_makes_no_sense_is_refused(written: Any) -> None:
+    assert list(refusals(search__parameters={"training.beta": written})) == ["search.parameters.training.beta"]
+
+
+def test_a_range_knows_its_kind_and_its_edges() -> None:
+    assert Distribution.parse({"uniform": [0, 1]}) == Distribution("uniform", (0.0, 1.0))
+    assert Distribution.parse({"quniform": [0, 1, 0.25]}).edges() == (0.0, 1.0)
+    assert Distribution.parse({"randint": [1, 8]}).edges() == (1, 8)
+    assert Distribution.parse({"choice": [8, 16, 32]}).edges() == (8, 16, 32)
+
+
+def test_a_bound_is_a_number_or_a_share_of_the_baseline() -> None:
+    fixed = Constraint.parse("kl_divergence", "<= 2.0")
+    share = Constraint.parse("perplexity", "<= 1.05 * baseline")
+    floor = Constraint.parse("subtlety", ">=0.5*baseline")
+    assert fixed == Constraint("kl_divergence", "<=", 2.0, False)
+    assert (fixed.limit(7.0), share.limit(40.0)) == (2.0, 42.0)
+    assert (fixed.violation(2.5, 0.0), fixed.violation(1.5, 0.0)) == (0.5, -0.5)
+    assert (share.violation(43.0, 40.0), floor.violation(0.2, 0.8)) == (1.0, 0.2)
+
+
+def test_nan_violates_every_bound() -> None:
+    share = Constraint.parse("perplexity", "<= 1.05 * baseline")
+    assert share.violation(math.nan, 40.0) == math.inf
+    assert share.violation(40.0, math.nan) == math.inf
+    assert Constraint.parse("subtlety", ">= 0.5").violation(math.nan, 0.0) == math.inf
+
+
+@pytest.mark.parametrize("text", ["2.0", "< 2", "== 2", "<= two", "<= 1e999", "<= 1..5", "<= 2 * base", 2.0, None, ""])
+def test_a_bound_in_another_form_is_refused(text: Any) -> None:
+    with pytest.raises(ValueError, match="expected text like"):
+        Constraint.parse("perplexity", text)
+
+
+def test_the_readme_lists_every_key_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| (?:`(.*?)`|required) \|", README.read_text(encoding="utf-8"), re.M))
+    defaults = {
+        key: "" if field.is_required() else str(json.dumps(field.get_default(call_default_factory=False)))
+        for key, field in KEYS.items()
+    }
+    assert rows == defaults

@@ -1,0 +1,139 @@
+"""The end of a search: finals judged, winner named, champion's seat decided, summary written.
+
+Reads results from disk and the study; the same for a search that ran through and for one that was resumed.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from phasegpt.files import write_json
+from phasegpt.statistics import Interval
+from tune.finalists import Candidate, Finalist, choose, judge, prompt_scores, verdict, winner
+from tune.jobs import baseline_job, final_job
+from tune.request import Request
+from tune.searcher import JobSearcher
+from tune.study import CURVE, METRICS, ORIGIN, WHY
+
+log = logging.getLogger("phasegpt")
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a search came to. `finalists` best first; `champion` is filled in by the registry's decision."""
+
+    winner: Finalist
+    finalists: tuple[Finalist, ...]
+    verdict: str
+    baseline: Mapping[str, Any]
+    adapter: Path
+    run_name: str
+
+
+def conclude(request: Request, searcher: JobSearcher) -> Conclusion | None:
+    """Judge the finals; None where no trial or no final came to a result."""
+    candidates = searcher.candidates() if searcher.done(baseline_job("search")) else []
+    if not candidates or not searcher.done(baseline_job("final")):
+        return None
+    baseline = searcher.read(baseline_job("final").name)
+    chosen = choose(request.config.search, candidates)
+    results = {c.number: final_results(request, searcher, c) for c in chosen}
+    first = next(iter(request.config.search.objectives))
+    own = [prompt_scores(result, first) for result in results.get(0, ())]
+    finalists = [_judge(request, candidate, results[candidate.number], own, baseline) for candidate in chosen]
+    judged = [finalist for finalist in finalists if finalist is not None]
+    if not judged:
+        return None
+    best = winner(request.config.search, judged)
+    run_name = final_results(request, searcher, best)[0]["name"].rsplit("/", 1)[-1]
+    ordered = sorted(judged, key=lambda f: (f is not best, not f.feasible, f.number))
+    adapter = Path(searcher.read(run_name)["adapter"])
+    return Conclusion(best, tuple(ordered), verdict(best), baseline, adapter, run_name)
+
+
+def final_results(request: Request, searcher: JobSearcher, who: Candidate | Finalist) -> list[Mapping[str, Any]]:
+    """The results of a finalist's seeds, as far as they are there."""
+    seeds = range(request.config.search.finalists.seeds)
+    jobs = [final_job(who.number, who.values, replicate, request.config.experiment.seed) for replicate in seeds]
+    return [searcher.read(job.name) for job in jobs if searcher.done(job)]
+
+
+def _judge(
+    request: Request,
+    candidate: Candidate,
+    results: Sequence[Mapping[str, Any]],
+    own: Sequence[Mapping[str, float]],
+    baseline: Mapping[str, Any],
+) -> Finalist | None:
+    if not results:
+        return None
+    seeds = [int(result["config"]["experiment"]["seed"]) for result in results]
+    others = own if own and candidate.number != 0 else None
+    return judge(request.config.search, candidate, seeds, results, others, baseline)
+
+
+def summary(
+    request: Request, searcher: JobSearcher, conclusion: Conclusion | None, champion: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The object that `--json` prints and `results/…/<name>.json` keeps (DESIGN section 4)."""
+    trials = [_trial(trial, searcher) for trial in searcher.study.trials()]
+    own = next((trial for trial in trials if trial["id"] == "trial-000"), None)
+    baseline = searcher.read("baseline-search") if searcher.done(baseline_job("search")) else None
+    best = conclusion.winner if conclusion else None
+    return {
+        "name": request.name,
+        "track": request.track,
+        "objectives": dict(request.config.search.objectives),
+        "winner": best and {"trial": f"trial-{best.number:03d}", "params": best.values, "metrics": best.metrics},
+        "verdict": conclusion.verdict if conclusion else "no trial came to a result",
+        "defaults": own and {"metrics": own["metrics"]},
+        "baseline": baseline and {"metrics": baseline["metrics"]},
+        "baseline_final": conclusion and {"metrics": conclusion.baseline["metrics"]},
+        "trials": trials,
+        "finalists": [_finalist(f) for f in conclusion.finalists] if conclusion else [],
+        "champion": champion,
+    }
+
+
+def _trial(trial: Any, searcher: JobSearcher) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    name = f"trial-{trial.number:03d}"
+    path = searcher.results / f"{name}.json"
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    return {
+        "id": name,
+        "state": trial.state.name,
+        "origin": attributes.get(ORIGIN, "sampler"),
+        "params": dict(trial.params),
+        "metrics": attributes.get(METRICS, {}),
+        "curve": attributes.get(CURVE, {}),
+        "why": attributes.get(WHY, ""),
+        "steps": result.get("steps", 0),
+        "seconds": result.get("seconds", {}).get("total", 0.0),
+    }
+
+
+def _finalist(finalist: Finalist) -> dict[str, Any]:
+    return {
+        "trial": f"trial-{finalist.number:03d}",
+        "params": finalist.values,
+        "seeds": list(finalist.seeds),
+        "metrics": finalist.metrics,
+        "mean": finalist.interval.mean,
+        "interval": [finalist.interval.low, finalist.interval.high],
+        "over_defaults": _interval(finalist.gain),
+        "over_baseline": _interval(finalist.over_baseline),
+        "feasible": finalist.feasible,
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else asdict(interval)
+
+
+def write_summary(request: Request, found: Mapping[str, Any]) -> None:
+    """Keep the summary where the seed looks for results."""
+    write_json(request.places.summary, found)

@@ -1,0 +1,139 @@
+"""Progress of a search on the terminal: a live table where there is a terminal, one line an event elsewhere.
+
+Knows rows of plain values only. Everything that is shown also goes to the search's log.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.live import Live
+from rich.table import Table
+
+SHORT = {"training.kto_lambda": "λ", "training.beta": "β", "training.learning_rate": "lr", "experiment.seed": "seed"}
+SHOWN_STATES = {"running": "yellow", "complete": "green", "pruned": "magenta", "failed": "red", "waiting": "dim"}
+LAST_ROWS = 20
+
+
+@dataclass
+class Line:
+    """What the table shows of one job."""
+
+    name: str
+    values: Mapping[str, Any]
+    state: str = "running"
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+    begun: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+
+
+def short_name(key: str) -> str:
+    """A key path as a column title: λ, β, lr, or the path's last word."""
+    return SHORT.get(key, key.rsplit(".", 1)[-1])
+
+
+def number(value: Any) -> str:
+    """Three significant digits, as people read them."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+class Console:
+    """The progress of one search. Use as a context; `start`, `update`, `end` name jobs by their name."""
+
+    def __init__(self, title: str, objectives: Mapping[str, str], total: int, quiet: bool = False) -> None:
+        self.title, self.objectives, self.total, self.quiet = title, objectives, total, quiet
+        self.lines: dict[str, Line] = {}
+        self.begun = time.monotonic()
+        self._rich = RichConsole(file=sys.stderr)
+        self._live: Live | None = None
+        if self._rich.is_terminal and not quiet:
+            self._live = Live(console=self._rich, get_renderable=self.table, refresh_per_second=2)
+
+    def __enter__(self) -> "Console":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the table."""
+        if not self.quiet:
+            self._rich.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def start(self, name: str, values: Mapping[str, Any]) -> None:
+        """A job begins, or begins again."""
+        self.lines[name] = Line(name, values)
+        self._event(self.lines[name])
+
+    def update(self, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """A job reports where it is."""
+        line = self.lines[name]
+        line.step = step
+        line.metrics.update(metrics)
+        line.seconds = time.monotonic() - line.begun
+
+    def end(self, name: str, state: str, note: str = "") -> None:
+        """A job ended as complete, pruned, failed or interrupted."""
+        line = self.lines[name]
+        line.state, line.note, line.seconds = state, note, time.monotonic() - line.begun
+        self._event(line)
+
+    def best(self) -> Line | None:
+        """The finished trial with the best first objective so far."""
+        name, direction = next(iter(self.objectives.items()))
+        done = [x for x in self.lines.values() if x.state == "complete" and name in x.metrics and "trial" in x.name]
+        pick: Callable[..., Line] = max if direction == "max" else min
+        return pick(done, key=lambda x: x.metrics[name]) if done else None
+
+    def time_left(self) -> str:
+        """By the mean time of the jobs so far; nothing before the first has ended."""
+        ended = sum(line.state not in ("running", "waiting") for line in self.lines.values())
+        if not ended:
+            return "estimating"
+        seconds = (time.monotonic() - self.begun) / ended * max(0, self.total - ended)
+        return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
+
+    def table(self) -> Table:
+        """The live picture: the last jobs, best so far, time left."""
+        keys = list(dict.fromkeys(key for line in self.lines.values() for key in line.values))
+        best = self.best()
+        ended = sum(line.state not in ("running", "waiting") for line in self.lines.values())
+        caption = f"{ended} of {self.total} done, {self.time_left()} left"
+        if best is not None:
+            scores = " ".join(f"{n} {number(best.metrics[n])}" for n in self.objectives if n in best.metrics)
+            caption += f"; best so far {best.name}: {scores}"
+        table = Table(title=self.title, caption=caption, title_justify="left", caption_justify="left")
+        for title in ("job", "state", *map(short_name, keys), "step", *self.objectives, "time"):
+            table.add_column(title, justify="left" if title in ("job", "state") else "right", no_wrap=True)
+        for line in list(self.lines.values())[-LAST_ROWS:]:
+            table.add_row(*self._cells(line, keys))
+        return table
+
+    def _cells(self, line: Line, keys: list[str]) -> list[str]:
+        seconds = line.seconds if line.state != "running" else time.monotonic() - line.begun
+        colour = SHOWN_STATES.get(line.state, "white")
+        return [
+            line.name,
+            f"[{colour}]{line.state}[/{colour}]",
+            *(number(line.values[key]) if key in line.values else "" for key in keys),
+            str(line.step),
+            *(number(line.metrics[n]) if n in line.metrics else "" for n in self.objectives),
+            f"{seconds:.0f} s",
+        ]
+
+    def _event(self, line: Line) -> None:
+        if self._live is not None or self.quiet:
+            return
+        values = " ".join(f"{short_name(key)}={number(value)}" for key, value in line.values.items())
+        metrics = " ".join(f"{name}={number(value)}" for name, value in line.metrics.items() if name in self.objectives)
+        took = "" if line.state == "running" else f"{line.seconds:.0f} s"
+        words = [line.name, line.state, values, metrics, took, line.note]
+        self._rich.print(" ".join(word for word in words if word), highlight=False, markup=False, soft_wrap=True)

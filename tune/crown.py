@@ -1,0 +1,84 @@
+"""From the winner of a search to the champion's seat: gathers the evidence and asks the registry's gate."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from phasegpt.metrics import spiral
+from tune.conclude import Conclusion
+from tune.finalists import Finalist, prompt_scores
+from tune.lineage import git_state
+from tune.request import Request
+from tune.tracking import Tracker, open_client
+
+log = logging.getLogger("phasegpt")
+SECONDS_FOR_MLFLOW = 120
+
+
+def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, finals: Sequence[Any]) -> dict[str, Any]:
+    """Register the winner and let the gate decide; what came of it, for the summary.
+
+    `finals` are the results (RunResult dictionaries) of the winner's seeds. The checkpoint of its first seed stands for
+    it; its scores are those of all its seeds. Where MLflow cannot be reached nothing is promoted and the reason says so.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from tune.registry import model_name, promote
+
+    name = model_name(request.track)
+    tracker.flush(SECONDS_FOR_MLFLOW)
+    run_id = tracker.run_id(f"{request.name}/{found.run_name}")
+    if run_id is None:
+        return {"model": name, "version": None, "promoted": False, "reason": "MLflow was away; nothing was registered"}
+    candidate = _candidate(request, found, run_id, finals)
+    try:
+        decision = promote(open_client(uri), candidate, request.places.storage)
+    except (MlflowException, OSError) as error:
+        log.exception("the winner could not be registered")
+        return {"model": name, "version": None, "promoted": False, "reason": f"not registered: {error}"}
+    return {"model": name, "version": decision.version, "promoted": decision.promote, "reason": decision.reason}
+
+
+def _candidate(request: Request, found: Conclusion, run_id: str, finals: Sequence[Any]) -> Any:
+    from tune.registry import Candidate
+
+    best, config = found.winner, finals[0]["config"]
+    return Candidate(
+        base_model=config["model"]["base_model"],
+        objective=next(iter(request.config.search.objectives)),
+        scores=scores_by_metric(finals),
+        metrics=dict(best.metrics),
+        constraints_met=best.feasible,
+        constraints=_constraint_texts(request, best),
+        interval_vs_reference=best.over_baseline,
+        scorer=f"spiral {spiral.VERSION} {spiral.weights_hash()}",
+        track=request.track,
+        search=request.name,
+        run_id=run_id,
+        adapter=found.adapter,
+        config=config,
+        trial=f"trial-{best.number:03d}",
+        data_hash=finals[0]["hashes"]["data"],
+        commit=git_state()[0],
+    )
+
+
+def scores_by_metric(finals: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """{metric: {prompt or pair id: [a value a seed]}} of every metric that has rows."""
+    rows = [row for result in finals for row in (*result["answers"], *result["pairs"])]
+    names = sorted({name for row in rows for name, value in row.items() if not isinstance(value, str)})
+    gathered: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        for result in finals:
+            for prompt, value in prompt_scores(result, name).items():
+                gathered.setdefault(name, {}).setdefault(prompt, []).append(value)
+    return gathered
+
+
+def _constraint_texts(request: Request, best: Finalist) -> list[str]:
+    said = []
+    for name, constraint in request.config.search.constraints.items():
+        value = best.metrics.get(name)
+        kept = "kept" if best.violations[name] <= 0 else "broken"
+        said.append(f"{name} {constraint}: {kept} at {'no value' if value is None else format(value, '.4g')}")
+    return said

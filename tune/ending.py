@@ -1,0 +1,51 @@
+"""The last words of a search on the terminal: the winner, its gain, the champion, and where to look further."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tune.console import number, short_name
+from tune.request import Request
+
+
+def ending(request: Request, report: Mapping[str, Any]) -> str:
+    """The text; the same facts as in `--json`."""
+    winner = report["winner"]
+    if winner is None:
+        return f"No trial came to a result; the log tells why: {request.places.log}"
+    lines = ["", f"Winner: {winner['trial']} with {_values(winner['params'])}", f"  {report['verdict']}"]
+    lines += _table(report)
+    champion = report["champion"] or {}
+    if champion:
+        seat = "is now champion" if champion.get("promoted") else "was not promoted"
+        lines.append(
+            f"Champion: {champion.get('model')} version {champion.get('version')} {seat}: {champion.get('reason')}"
+        )
+    lines += [
+        "Look further:",
+        "  make ui                                            browse the runs on http://127.0.0.1:5000",
+        f"  python -m tune.registry show --track {request.track}",
+        f"  {request.places.summary}",
+    ]
+    return "\n".join(lines)
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{short_name(key)} = {number(value)}" for key, value in values.items())
+
+
+def _table(report: Mapping[str, Any]) -> list[str]:
+    names = list(report["objectives"])
+    lines = ["  On the final half of the prompts, means over fresh seeds:"]
+    if report["baseline_final"]:
+        scores = report["baseline_final"]["metrics"]
+        lines.append(f"    {'untuned model':16} " + _scores(scores, names))
+    for finalist in report["finalists"]:
+        own = " (the config's own values)" if finalist["trial"] == "trial-000" else ""
+        low, high = finalist["interval"]
+        span = f"  {names[0]} interval [{low:.3f}, {high:.3f}]"
+        lines.append(f"    {finalist['trial']:16} " + _scores(finalist["metrics"], names) + span + own)
+    return lines
+
+
+def _scores(metrics: Mapping[str, float], names: list[str]) -> str:
+    return "  ".join(f"{name} {metrics[name]:.3f}" if name in metrics else f"{name} -" for name in names)

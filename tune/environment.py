@@ -1,0 +1,24 @@
+"""What Ray reads from the environment, once, when it is first imported. Set before that import."""
+
+import os
+import secrets
+
+SETTINGS = {
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # progress reports carry no objective
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # a stopped trial may be inside a step; its actor is reused only if it ends
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are ours to write
+    "RAY_AIR_NEW_OUTPUT": "0",  # its new output prints to the terminal even when silent
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine unasked
+}
+
+
+def prepare(own_cluster: bool) -> None:
+    """Set what is not set yet. A cluster of our own asks everybody for a fresh token: its ports listen on all interfaces."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if own_cluster:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

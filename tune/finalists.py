@@ -1,0 +1,149 @@
+"""The finals: who runs again on fresh seeds, and what their scores on unseen prompts say.
+
+Pure functions of results; the first objective decides, constraints must hold (DESIGN decision 8).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from phasegpt.config_search import Search
+from phasegpt.statistics import Interval, mean_by_prompt, mean_interval, paired_interval
+from tune.space import Values
+
+Scores = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished trial as the finals see it: what it scored in the search, and how far it broke each constraint."""
+
+    number: int
+    values: Values
+    metrics: Mapping[str, float]
+    violations: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A finalist's values with what its fresh seeds came to on the final half of the prompts.
+
+    `scores` is one {prompt id: first objective} a seed; `gain` its paired interval over the config's own values
+    (None for those themselves), `over_baseline` over the untuned model.
+    """
+
+    number: int
+    values: Values
+    seeds: tuple[int, ...]
+    scores: Scores
+    metrics: Mapping[str, float]
+    violations: Mapping[str, float]
+    interval: Interval
+    gain: Interval | None
+    over_baseline: Interval | None
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the means over its seeds keep every constraint."""
+        return all(violation <= 0 for violation in self.violations.values())
+
+
+def violations(search: Search, metrics: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
+    """How far `metrics` lie beyond each constraint; positive is violated."""
+    nan = float("nan")
+    return {
+        name: constraint.violation(metrics.get(name, nan), baseline.get(name, nan))
+        for name, constraint in search.constraints.items()
+    }
+
+
+def rank(search: Search, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates from best to worst: feasible before infeasible, then by the objectives in their order."""
+
+    def key(candidate: Candidate) -> tuple[float, ...]:
+        broken = sum(max(0.0, violation) for violation in candidate.violations.values())
+        signed = [(-1 if d == "max" else 1) * candidate.metrics[n] for n, d in search.objectives.items()]
+        return (broken, *signed, candidate.number)
+
+    return sorted(candidates, key=key)
+
+
+def choose(search: Search, candidates: Sequence[Candidate], own: int = 0) -> list[Candidate]:
+    """The `finalists.count` that go to the finals: the best, and always the config's own values (trial `own`)."""
+    ranked = rank(search, candidates)
+    chosen = ranked[: search.finalists.count]
+    mine = next((c for c in ranked if c.number == own), None)
+    if mine is not None and mine not in chosen:
+        chosen = [*chosen[: max(1, search.finalists.count - 1)], mine]
+    return chosen
+
+
+def judge(
+    search: Search,
+    candidate: Candidate,
+    seeds: Sequence[int],
+    results: Sequence[Mapping[str, Any]],
+    own_scores: Scores | None,
+    baseline: Mapping[str, Any],
+) -> Finalist:
+    """Put a finalist's runs (RunResult dictionaries, one a seed) together with their intervals."""
+    objective, direction = next(iter(search.objectives.items()))
+    sign = 1.0 if direction == "max" else -1.0
+    scores = [prompt_scores(result, objective) for result in results]
+    metrics = _means([result["metrics"] for result in results])
+    untuned = prompt_scores(baseline, objective)
+    return Finalist(
+        number=candidate.number,
+        values=candidate.values,
+        seeds=tuple(seeds),
+        scores=scores,
+        metrics=metrics,
+        violations=violations(search, metrics, baseline["metrics"]),
+        interval=mean_interval(list(mean_by_prompt(scores).values())),
+        gain=None if own_scores is None else _better(scores, own_scores, sign),
+        over_baseline=_better(scores, [untuned], sign),
+    )
+
+
+def _better(scores: Scores, others: Scores, sign: float) -> Interval | None:
+    """The paired interval of the gain; None where too few prompts or pairs are shared (another split, say)."""
+    if len(mean_by_prompt(scores).keys() & mean_by_prompt(others).keys()) < 2:
+        return None
+
+    def signed(runs: Scores) -> list[dict[str, float]]:
+        return [{prompt: sign * value for prompt, value in run.items()} for run in runs]
+
+    return paired_interval(signed(scores), signed(others))
+
+
+def prompt_scores(result: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """{prompt or pair id: value of `metric`} of one result; empty for a metric without rows."""
+    rows = [*result.get("answers", ()), *result.get("pairs", ())]
+    return {row["id"]: float(row[metric]) for row in rows if metric in row}
+
+
+def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = set(runs[0]).intersection(*runs[1:])
+    return {name: float(np.mean([run[name] for run in runs])) for name in sorted(names)}
+
+
+def winner(search: Search, finalists: Sequence[Finalist]) -> Finalist:
+    """The finalist to crown: feasible before infeasible, then the best mean of the first objective on the final half."""
+    objective, direction = next(iter(search.objectives.items()))
+    sign = 1.0 if direction == "max" else -1.0
+    return max(finalists, key=lambda f: (f.feasible, sign * f.metrics[objective], -f.number))
+
+
+def verdict(finalist: Finalist, own: int = 0) -> str:
+    """One sentence on whether the winner beats the config's own values."""
+    if finalist.number == own:
+        return "the config's own values won: no other setting was better"
+    gain = finalist.gain
+    if gain is None:
+        return "the config's own values came to no result, so there is nothing to compare with"
+    span = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {gain.n} prompts"
+    if gain.low > 0:
+        return f"better than the config's own values: {span}"
+    return f"not distinguishable from the config's own values: {span}"

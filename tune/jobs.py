@@ -1,0 +1,62 @@
+"""What the warm actors are asked to do, in order: the baseline, the trials, the finals. Plain values that travel.
+
+Knows nothing of Ray, Optuna or MLflow.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tune.space import Values
+
+JobKind = Literal["baseline", "trial", "final"]
+FINAL_SEED_STEP = 1000  # finals train and split under seeds that no trial used
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit, or for a baseline one measurement. `values` are laid on the search's config; `half` of the prompts judges."""
+
+    kind: JobKind
+    number: int
+    name: str
+    values: Values
+    half: Literal["search", "final"]
+    origin: str = ""
+
+
+def trial_job(number: int, values: Values, origin: str) -> Job:
+    """A trial of the search, judged on the search half."""
+    return Job("trial", number, f"trial-{number:03d}", values, "search", origin)
+
+
+def baseline_job(half: Literal["search", "final"]) -> Job:
+    """The reference on one half of the prompts."""
+    return Job("baseline", 0, f"baseline-{half}", {}, half, "untuned model")
+
+
+def final_job(trial: int, values: Values, replicate: int, base_seed: int) -> Job:
+    """A finalist's values on a fresh seed and split, judged on the final half."""
+    seed = base_seed + FINAL_SEED_STEP + replicate
+    name = f"final-{trial:03d}-seed-{seed}"
+    return Job("final", trial, name, {**values, "experiment.seed": seed}, "final", f"trial {trial}")
+
+
+def as_config(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The dictionary that Ray hands to the trainable."""
+    return {
+        "job": {
+            "kind": job.kind,
+            "number": job.number,
+            "name": job.name,
+            "values": dict(job.values),
+            "half": job.half,
+            "origin": job.origin,
+        },
+        "spec": dict(spec),
+    }
+
+
+def from_config(config: Mapping[str, Any]) -> tuple[Job, Mapping[str, Any]]:
+    """The inverse of `as_config`."""
+    return Job(**config["job"]), config["spec"]

@@ -1,0 +1,48 @@
+"""Where a search comes from: commit, data, versions. What its MLflow runs are tagged with."""
+
+import subprocess
+
+from phasegpt.config import config_hash
+from phasegpt.config_io import project_root, resolve
+from phasegpt.pairs import pairs_hash, read_pairs
+from tune.request import Request
+from tune.tracking import flat_params
+
+
+def search_tags(request: Request) -> dict[str, str]:
+    """Tags that every run of a search carries."""
+    config = request.config
+    pairs = read_pairs(resolve(config.training.preference_dataset), config.data.domains, config.data.stratify_by)
+    commit, dirty = git_state()
+    return {
+        "track": request.track,
+        "search": request.name,
+        "method": config.training.method,
+        "base_model": config.model.base_model,
+        "profile": request.profile or "none",
+        "data_hash": pairs_hash(pairs)[:16],
+        "config_hash": config_hash(config)[:16],
+        "git_commit": commit,
+        "git_dirty": str(dirty).lower(),
+    }
+
+
+def search_params(request: Request) -> dict[str, str]:
+    """The search's whole config, flat."""
+    return flat_params(request.config.dump())
+
+
+def git_state() -> tuple[str, bool]:
+    """(commit, whether the tree differs from it); ("unknown", False) outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD").strip()
+        return commit, bool(_git("status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.SubprocessError):
+        return "unknown", False
+
+
+def _git(*words: str) -> str:
+    root = project_root()
+    return subprocess.run(
+        ["git", "-C", str(root), *words], check=True, capture_output=True, text=True, timeout=10
+    ).stdout

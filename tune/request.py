@@ -1,0 +1,195 @@
+"""What a user asked of a search, typed and checked: the request, its config, and where everything will lie.
+
+Parsed before torch or ray is imported, so that a mistake is answered in under a second.
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phasegpt.config import Config
+from phasegpt.config_errors import ConfigError
+from phasegpt.config_io import Tree, load_tree, project_root, resolve, track_config
+from phasegpt.files import read_json, write_json
+from phasegpt.pairs import PairsError, read_pairs, read_prompts, split_pairs
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+PROFILES = ("auto", "laptop", "gpu", "none")
+
+
+class RequestError(ValueError):
+    """A request that cannot be carried out; the message is for the user, one line a problem."""
+
+
+@dataclass(frozen=True)
+class SearchPlaces:
+    """Where one search lies, below its storage folder."""
+
+    storage: Path
+    track: str
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """The search's own state: request, study, spool."""
+        return self.storage / "experiments" / "v14" / f"track_{self.track}" / self.name
+
+    @property
+    def results(self) -> Path:
+        """Where each job leaves its result."""
+        return self.storage / "results" / "v14" / f"track_{self.track}" / self.name
+
+    @property
+    def summary(self) -> Path:
+        """The result of the whole search."""
+        return self.results.with_name(f"{self.name}.json")
+
+    @property
+    def log(self) -> Path:
+        """The log of the whole search."""
+        return self.folder.with_name(f"{self.name}.log")
+
+    @property
+    def request(self) -> Path:
+        """What was asked for, kept for resume."""
+        return self.folder / "request.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A search to run: its track, name, typed config and the machine's side of it. `tree` is the config's plain values."""
+
+    track: str
+    name: str
+    config: Config
+    profile: str | None
+    profile_reason: str
+    places: SearchPlaces
+    resumed: bool
+    warnings: tuple[str, ...] = ()
+
+    def own_values(self) -> dict[str, Any]:
+        """The config's own value of each searched parameter: the first trial."""
+        tree = self.config.dump()
+        return {key: _at(tree, key) for key in self.config.search.parameters}
+
+    def save(self) -> None:
+        """Keep the request beside the search, so that `--resume NAME` needs nothing else."""
+        kept = {"track": self.track, "name": self.name, "profile": self.profile, "config": self.config.dump()}
+        write_json(self.places.request, kept)
+
+
+def _at(tree: Mapping[str, Any], key: str) -> Any:
+    value: Any = tree
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def has_gpu() -> bool:
+    """Whether this machine shows a GPU, without asking torch."""
+    return shutil.which("nvidia-smi") is not None and Path("/dev/nvidiactl").exists()
+
+
+def choose_profile(asked: str, gpu: bool) -> tuple[str | None, str]:
+    """The profile to lay on the track and why: `auto` takes laptop where there is no GPU, `none` none."""
+    if asked == "none":
+        return None, "no profile: the track's own settings"
+    if asked != "auto":
+        return asked, f"profile {asked}, as asked"
+    if gpu:
+        return None, "no profile: a GPU is here"
+    return "laptop", "profile laptop: no GPU here (--profile none runs the track's own settings)"
+
+
+def new_request(
+    track: str,
+    *,
+    config: str | None = None,
+    profile: str = "auto",
+    overrides: Sequence[str | tuple[str, Any, str]] = (),
+    name: str | None = None,
+    storage: str | None = None,
+    gpu: bool | None = None,
+) -> Request:
+    """A fresh search. Raises RequestError with every problem of config and data, or where `name` is taken."""
+    chosen, reason = choose_profile(profile, has_gpu() if gpu is None else gpu)
+    try:
+        tree = load_tree(config or track_config(track), chosen, overrides)
+        typed = tree.typed()
+    except ConfigError as error:
+        raise RequestError(str(error)) from error
+    check_searchable(typed, tree)
+    check_data(typed)
+    name = name or f"{track}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not NAME.fullmatch(name):
+        raise RequestError(f"--name {name!r}: expected letters, digits, dot, dash and underscore, at most 80")
+    places = SearchPlaces(storage_folder(storage), track, name)
+    if places.request.exists():
+        raise RequestError(f"--name {name}: there is a search of this name; go on with --resume {name} or take another")
+    return Request(track, name, typed, chosen, reason, places, False, tree.warnings())
+
+
+def resumed_request(track: str, name: str, storage: str | None = None) -> Request:
+    """The request of a search that was started before, as it was."""
+    if not NAME.fullmatch(name):
+        raise RequestError(f"--resume {name!r}: no such name can exist")
+    places = SearchPlaces(storage_folder(storage), track, name)
+    if not places.request.is_file():
+        known = sorted(p.parent.name for p in places.folder.parent.glob("*/request.json"))
+        raise RequestError(
+            f"--resume {name}: no such search in {places.folder.parent}; there are: {', '.join(known) or 'none'}"
+        )
+    kept = read_json(places.request)
+    try:
+        config = Tree(str(places.request), kept["config"], {}).typed()
+    except ConfigError as error:
+        raise RequestError(str(error)) from error
+    return Request(track, name, config, kept["profile"], f"going on with {name}", places, True)
+
+
+def storage_folder(asked: str | None) -> Path:
+    """Where results go: `--storage` or the project root. Remote storage comes with the cluster commands."""
+    if asked is None:
+        return project_root()
+    if "://" in asked:
+        raise RequestError(
+            f"--storage {asked}: only folders are supported yet; give a path (a shared one on a cluster)"
+        )
+    return Path(os.path.abspath(os.path.expanduser(asked)))
+
+
+def check_searchable(config: Config, tree: Tree) -> None:
+    """Raises RequestError where the config has nothing to search."""
+    if not config.search.parameters:
+        raise RequestError(
+            f"{tree.place(('search',))}: search.parameters: expected at least one parameter to search, found none; "
+            f"for a single run: python train.py --config {tree.source}"
+        )
+
+
+def check_data(config: Config) -> None:
+    """Raises RequestError with every problem of the pairs and prompts, each with its line."""
+    problems: list[str] = []
+    try:
+        pairs = read_pairs(resolve(config.training.preference_dataset), config.data.domains, config.data.stratify_by)
+        held_out = config.evaluation.held_out_domains
+        split = split_pairs(pairs, config.data.val_split, config.data.stratify_by, held_out, config.experiment.seed)
+        if not split.train or not split.val:
+            problems.append(f"{config.training.preference_dataset}: too few pairs to train on and to evaluate on")
+    except PairsError as error:
+        problems += error.problems
+    try:
+        prompts = read_prompts(resolve(config.evaluation.prompts))
+        for half in ("search", "final"):
+            if sum(prompt.half == half for prompt in prompts) < 2:
+                problems.append(f"{config.evaluation.prompts}: expected at least two prompts of the {half} half")
+    except PairsError as error:
+        problems += error.problems
+    if problems:
+        raise RequestError("\n".join(problems))

@@ -1,0 +1,264 @@
+"""python -m tune.search: find the best settings for a track. Parses first; torch and ray come after.
+
+Exit status: 0 a winner was found, 2 bad input, 3 the search ended without a usable trial, 130 interrupted.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tune.conclude import Conclusion
+    from tune.console import Console
+    from tune.request import Request
+    from tune.tracking import Tracker
+
+WON, BAD_INPUT, NO_RESULT, INTERRUPTED = 0, 2, 3, 130
+log = logging.getLogger("phasegpt")
+
+EXAMPLES = """examples:
+  python -m tune.search --track b                       the whole search on this machine
+  python -m tune.search --track b --plan                what it would do and how long; starts nothing
+  python -m tune.search --track a --trials 24 --set training.beta=0.05
+  python -m tune.search --track b --sampler grid --set 'search.parameters={training.kto_lambda: {grid: [0.01, 0.1, 0.5]}}'
+  python -m tune.search --track b --resume b-20260101-120000
+  python -m tune.search --track b --address auto --storage /shared/phasegpt
+"""
+
+FLAGS = {  # options that are short names of config keys
+    "trials": "search.trials",
+    "max_concurrent": "search.max_concurrent",
+    "sampler": "search.sampler",
+    "scheduler": "search.scheduler",
+    "seed": "experiment.seed",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m tune.search",
+        description="Search a track's parameters, confirm the best on fresh seeds, and keep the champion.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--track", choices=("a", "b", "c"), required=True, help="a: DPO, b: DPO + λ·KL, c: two stages")
+    p.add_argument(
+        "--config", metavar="FILE", help="a track file of your own (default: the track's under configs/v14/)"
+    )
+    p.add_argument(
+        "--profile",
+        default="auto",
+        choices=("auto", "laptop", "gpu", "none"),
+        help="fit the track to a machine (default: auto)",
+    )
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="sets",
+        help="override any key of the config; may be repeated",
+    )
+    p.add_argument("--trials", type=int, metavar="N", help="how many trials")
+    p.add_argument("--max-concurrent", type=int, metavar="N", help="how many at once (default: what the cluster holds)")
+    p.add_argument("--sampler", choices=("tpe", "random", "grid", "nsga2"), help="how values are chosen")
+    p.add_argument("--scheduler", choices=("asha", "none"), help="stop losing trials early, or never")
+    p.add_argument("--gpus-per-worker", type=float, metavar="X", help="GPUs of a trial; fractions share one")
+    p.add_argument("--seed", type=int, metavar="N", help="seed of data split, adapters and sampler")
+    p.add_argument("--name", help="name of the search (default: track and time)")
+    p.add_argument("--resume", metavar="NAME", help="go on with a search that was stopped")
+    p.add_argument("--storage", metavar="FOLDER", help="where checkpoints, results and logs go (default: the project)")
+    p.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    p.add_argument("--address", metavar="ADDR", help="a running Ray cluster (default: one for this search alone)")
+    p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
+    p.add_argument("--json", action="store_true", help="print one JSON object instead of progress")
+    return p
+
+
+def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
+    """What the options lay on the config, in the order: --set, then the short names."""
+    found: list[str | tuple[str, Any, str]] = list(options.sets)
+    for name, key in FLAGS.items():
+        value = getattr(options, name)
+        if value is not None:
+            found.append((key, value, f"--{name.replace('_', '-')}"))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, check, and do what was asked; every message is for people."""
+    options = parser().parse_args(argv)
+    from tune.request import RequestError
+
+    try:
+        return _search(options)
+    except (RequestError, _bad_input()) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted before the search began; nothing is lost", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _bad_input() -> type[Exception]:
+    from phasegpt.base_model import ModelError
+
+    return ModelError
+
+
+def _search(options: argparse.Namespace) -> int:
+    from phasegpt.base_model import resolve_base
+    from phasegpt.config_io import project_root
+
+    request = _request(options)
+    if options.plan:
+        return _print_plan(request, options.json)
+    resolve_base(request.config.model.base_model, project_root())
+    return _run(request, options)
+
+
+def _request(options: argparse.Namespace) -> "Request":
+    from tune.request import RequestError, new_request, resumed_request
+
+    laid = overrides(options)
+    if options.resume:
+        if laid or options.config or options.name:
+            raise RequestError(
+                "--resume goes on with the search as it was: leave out --set, --config, --name and the like"
+            )
+        return resumed_request(options.track, options.resume, options.storage)
+    return new_request(
+        options.track,
+        config=options.config,
+        profile=options.profile,
+        overrides=laid,
+        name=options.name,
+        storage=options.storage,
+    )
+
+
+def _print_plan(request: "Request", as_object: bool) -> int:
+    from tune.plan import as_json, as_text, make_plan
+
+    plan = make_plan(request)
+    print(json.dumps(as_json(plan), indent=1) if as_object else as_text(plan))
+    return WON
+
+
+def _run(request: "Request", options: argparse.Namespace) -> int:
+    from filelock import FileLock, Timeout
+
+    from tune.request import RequestError
+
+    request.places.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(request.places.folder / "driver.lock", timeout=0):
+            return _run_alone(request, options)
+    except Timeout:
+        raise RequestError(
+            f"{request.name} is being run by another process; wait for it or take another --name"
+        ) from None
+
+
+def _run_alone(request: "Request", options: argparse.Namespace) -> int:
+    from phasegpt.config_io import project_root
+    from tune import environment
+    from tune.console import Console
+    from tune.tracking import SPOOL, Tracker, tracking_uri
+
+    environment.prepare(own_cluster=options.address is None)
+    if not request.resumed:
+        request.save()
+    _log_to(request.places.log)
+    total = (
+        2 + request.config.search.trials + request.config.search.finalists.count * request.config.search.finalists.seeds
+    )
+    console = Console(f"{request.name}: track {request.track}", request.config.search.objectives, total, options.json)
+    console.say(f"{request.name}: {request.profile_reason}")
+    for warning in request.warnings:
+        console.say(warning)
+    uri = tracking_uri(project_root(), options.tracking_uri)
+    tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
+    try:
+        return _with_tracker(request, options, console, tracker, uri)
+    finally:
+        waiting = tracker.close(timeout=60)
+        if waiting:
+            console.say(
+                f"{waiting} rows wait for MLflow; send them with: python -m tune.tracking sync {request.places.folder}"
+            )
+
+
+def _with_tracker(
+    request: "Request", options: argparse.Namespace, console: "Console", tracker: "Tracker", uri: str
+) -> int:
+    from tune.conclude import conclude, final_results, summary, write_summary
+    from tune.crown import crown
+    from tune.lineage import search_params, search_tags
+    from tune.run import cluster, make_searcher, run_jobs, slots
+    from tune.watch import Watch
+
+    tags = search_tags(request)
+    tracker.run(request.name, request.name, parent=None, tags={**tags, "kind": "search"}, params=search_params(request))
+    tracker.file(request.name, request.places.request, "config")
+    with cluster(options.address) as resources:
+        slot = slots(resources, request.config.search.max_concurrent, options.gpus_per_worker)
+        searcher = make_searcher(request, slot.cpus)
+        watch = Watch(searcher, console, tracker, request.name, tags)
+        with console:
+            whole = run_jobs(request, searcher, watch, slot)
+    if not whole:
+        tracker.finish(request.name, "KILLED")
+        return _interrupted(request, console)
+    found = conclude(request, searcher)
+    champion = crown(request, found, tracker, uri, final_results(request, searcher, found.winner)) if found else None
+    report = summary(request, searcher, found, champion)
+    write_summary(request, report)
+    _track_end(request, report, tracker, found)
+    if options.json:
+        print(json.dumps(report, indent=1))
+    else:
+        _say_end(request, report, console)
+    return WON if found else NO_RESULT
+
+
+def _interrupted(request: "Request", console: "Console") -> int:
+    command = f"python -m tune.search --track {request.track} --resume {request.name}"
+    console.say(f"Stopped. Finished trials are kept, running ones go on from their checkpoints:\n  {command}")
+    return INTERRUPTED
+
+
+def _track_end(request: "Request", report: dict[str, Any], tracker: "Tracker", found: "Conclusion | None") -> None:
+    if found is not None:
+        metrics = {f"winner/{name}": value for name, value in found.winner.metrics.items()}
+        tracker.metrics(request.name, {**metrics, **dict(found.winner.metrics)}, 0)
+        tracker.tags(request.name, {"winner": f"trial-{found.winner.number:03d}", "verdict": found.verdict})
+    tracker.file(request.name, request.places.summary, "result")
+    tracker.file(request.name, request.places.log, "log")
+    tracker.finish(request.name, "FINISHED" if found else "FAILED")
+
+
+def _say_end(request: "Request", report: dict[str, Any], console: "Console") -> None:
+    from tune.ending import ending
+
+    console.say(ending(request, report))
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What Ray tells about jobs, passed on to the terminal and to MLflow. Runs in the driver; decides nothing."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+
+from phasegpt.config_io import Tree
+from phasegpt.files import read_json
+from tune.console import Console
+from tune.jobs import Job
+from tune.searcher import FINISHED_KEY, JobSearcher, metrics_of
+from tune.tracking import Tracker, flat_params
+
+log = logging.getLogger("phasegpt")
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+class Watch(Callback):  # type: ignore[misc]
+    """Ray's callbacks of one search."""
+
+    def __init__(
+        self, searcher: JobSearcher, console: Console, tracker: Tracker, parent: str, tags: Mapping[str, str]
+    ) -> None:
+        self.searcher, self.console, self.tracker, self.parent, self.tags = (
+            searcher,
+            console,
+            tracker,
+            parent,
+            dict(tags),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles callbacks beside its state, which nothing here reads back
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A job begins in some actor."""
+        job = self.searcher.jobs[trial.trial_id]
+        self.console.start(job.name, job.values)
+        log.info("%s: started with %s", job.name, dict(job.values))
+        tags = {**self.tags, "kind": job.kind, "origin": job.origin, "half": job.half, "trial_state": "running"}
+        self.tracker.run(self.key(job), job.name, parent=self.parent, tags=tags, params=self._params(job))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A job reports a step or an evaluation."""
+        job = self.searcher.jobs[trial.trial_id]
+        metrics = metrics_of(result)
+        self.console.update(job.name, int(result.get("step", 0)), metrics)
+        if metrics and not result.get(FINISHED_KEY):
+            self.tracker.metrics(self.key(job), metrics, int(result["step"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A job ended: Ray has told the searcher, which knows how."""
+        self._ended(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A job's actor died for good."""
+        self._ended(trial)
+
+    def _ended(self, trial: Any) -> None:
+        job = self.searcher.jobs[trial.trial_id]
+        how = self.searcher.ended.get(trial.trial_id, "interrupted")
+        why = self.searcher.why.get(trial.trial_id, "")
+        self.console.end(job.name, how, why)
+        log.info("%s: %s %s", job.name, how, why)
+        key = self.key(job)
+        if how == "complete":
+            self._log_result(job, key)
+        self.tracker.tags(key, {"trial_state": how, **({"why": why} if why else {})})
+        self.tracker.finish(key, STATUS[how])
+
+    def _log_result(self, job: Job, key: str) -> None:
+        path = self.searcher.results / f"{job.name}.json"
+        result = read_json(path)
+        for entry in result.get("training_log", ()):
+            values = {f"train/{name}": value for name, value in entry.items() if name != "step"}
+            self.tracker.metrics(key, values, int(entry["step"]))
+        self.tracker.metrics(key, result["metrics"], int(result["step"]))
+        if result.get("answers"):
+            self.tracker.table(key, result["answers"], "answers.json")
+        self.tracker.file(key, path, "result")
+        if "config" in result:
+            self.tracker.tags(key, {"config_hash": result["config_hash"], "data_hash": result["hashes"]["data"]})
+            self.tracker.file(key, Path(result["adapter"]).with_name("config.yaml"), "config")
+            self.tracker.folder(key, Path(result["adapter"]), "adapter")
+
+    def _params(self, job: Job) -> dict[str, str]:
+        config = Tree(job.name, self.searcher.spec["config"], {}).with_values(job.values, job.name).values
+        return flat_params({name: part for name, part in config.items() if name != "search"})
+
+    def key(self, job: Job) -> str:
+        """The tracker's name of a job's run."""
+        return f"{self.parent}/{job.name}"
