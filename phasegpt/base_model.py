@@ -13,9 +13,10 @@ class ModelError(ValueError):
 
 
 def resolve_base(name: str, root: Path) -> Path:
-    """The folder of a base model: the bundled model, a folder (relative to `root`), or a hub id fetched to the hub's cache.
+    """The folder of a base model: the bundled model, a folder (relative to `root`), or a hub id.
 
-    Only safetensors and text files are fetched. Raises ModelError when the hub cannot be reached.
+    A hub id is fetched to the hub's cache, safetensors and text files only. Raises ModelError when there is no such
+    model or the hub cannot be reached.
     """
     if name == BUNDLED:
         try:
@@ -36,11 +37,16 @@ def resolve_base(name: str, root: Path) -> Path:
 
 def _fetch_from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(BASE_FILES), etag_timeout=5))
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(f"model.base_model: the hub knows no model {name!r}; check its name or your token") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(

@@ -86,7 +86,7 @@ def token_statistics(
     return torch.cat(logps), None if reference_hidden is None else torch.cat(divergences)
 
 
-def _chunk(  # noqa: PLR0917 - checkpoint hands positions on
+def _chunk(
     policy: Tensor, targets: Tensor, head: Tensor, reference: Tensor | None, kind: str, temperature: float
 ) -> tuple[Tensor, Tensor | None]:
     policy_logits = (policy @ head.T).to(torch.promote_types(policy.dtype, torch.float32))

@@ -5,7 +5,7 @@ adapter underneath. Nothing here knows of pairs, losses or configs.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,40 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils.save_and_load import get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from phasegpt.base_model import ModelError, resolve_base
-from phasegpt.phase_attention import PhaseHandles, attach_phase_branch, load_phase_state, phase_state_dict
+from phasegpt.files import file_sha256, text_sha256
+from phasegpt.phase_attention import (
+    PhaseAttentionError,
+    PhaseHandles,
+    attach_phase_branch,
+    load_phase_state,
+    phase_state_dict,
+)
 
 POLICY = "policy"
 REFERENCE = "reference"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 PHASE_FILE = "phase_branch.safetensors"
 
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen causal language model with its tokenizer. `folder` is where it was read from, `name` what was asked for."""
+    """A frozen causal language model and its tokenizer. `folder` is where it was read from, `name` as asked for."""
 
     name: str
     folder: Path
@@ -45,7 +63,7 @@ class LoraSettings:
     dropout: float
     target_modules: tuple[str, ...]
     layers: tuple[int, ...] | str | None = None
-    bias: str = "none"
+    bias: str = "none"  # the only value so far: PEFT trains the base's own biases, which taking it off would not undo
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,10 @@ class PhaseSettings:
 
 
 def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
-    """Load a base model frozen, in evaluation mode, from safetensors only and without code from the model's repository."""
+    """Load a base model frozen, in evaluation mode; safetensors only, and no code from the model's repository.
+
+    Of its generation settings only the end tokens stay: a repetition penalty (Qwen2.5 ships one) is no greedy decoding.
+    """
     folder = resolve_base(name, root)
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -76,6 +97,9 @@ def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
     model.config.use_cache = False
+    model.generation_config = GenerationConfig(
+        eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     return Base(name, folder, model.to(device).eval(), tokenizer)
 
 
@@ -86,24 +110,39 @@ def layer_count(folder: Path) -> int:
 
 def adapter_layers(layers: tuple[int, ...] | str | None, depth: int) -> tuple[int, ...] | None:
     """`layers_to_transform` as indices: "upper_third" is the last third of `depth` layers, None stays None (all)."""
-    if layers is None or isinstance(layers, tuple):
-        return layers
-    if layers != "upper_third":
-        raise ModelError(f'model.lora_config.layers_to_transform: expected a list or "upper_third", found {layers!r}')
-    return tuple(range(depth - depth // 3, depth))
+    if layers is None:
+        return None
+    if layers == "upper_third":
+        return tuple(range(depth - max(1, depth // 3), depth))
+    if isinstance(layers, str) or not layers or not all(0 <= layer < depth for layer in layers):
+        raise ModelError(
+            f"model.lora_config.layers_to_transform: expected upper_third or layers from 0 to {depth - 1}, "
+            f"found {layers}"
+        )
+    return layers
 
 
 class Policy:
     """The model under training: base + frozen reference adapter (if any) + trial adapter + phase branch (if any).
 
-    Take it off with `detach()`, which leaves the base bit-equal to what it was.
+    `reference` is the hash of the reference adapter, "" for the bare base; `reference_phase` the branch that adapter
+    was trained with, where the trial's branch starts. `detach()` leaves the base bit-equal to what it was.
     """
 
-    def __init__(self, base: Base, model: PeftModel, phase: PhaseHandles | None, has_reference: bool) -> None:
+    def __init__(
+        self,
+        base: Base,
+        model: PeftModel,
+        phase: PhaseHandles | None,
+        *,
+        reference: str = "",
+        reference_phase: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.base = base
         self.model = model
         self.phase = phase
-        self.has_reference = has_reference
+        self.reference = reference
+        self.reference_phase = reference_phase
 
     @property
     def decoder(self) -> nn.Module:
@@ -121,40 +160,52 @@ class Policy:
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
-        """Within the block the model is the reference: trial adapter and phase branch off, dropout off, no gradient."""
+        """Within the block the model is the reference: trial adapter and branch off, dropout off, no gradient."""
         training = self.model.training
         self.model.eval()
-        with torch.no_grad(), self._trial_adapter_off():
-            yield
-        self.model.train(training)
+        try:
+            with torch.no_grad(), self._reference_branch(), self._trial_adapter_off():
+                yield
+        finally:
+            self.model.train(training)
 
     @contextmanager
     def _trial_adapter_off(self) -> Iterator[None]:
-        with _phase_off(self.phase):
-            if not self.has_reference:
-                with self.model.disable_adapter():
-                    yield
-                return
-            self.model.base_model.set_adapter(REFERENCE)
+        if not self.reference:
+            with self.model.disable_adapter():
+                yield
+            return
+        self.model.base_model.set_adapter(REFERENCE)
+        try:
+            yield
+        finally:
+            _activate_both(self.model)
+
+    @contextmanager
+    def _reference_branch(self) -> Iterator[None]:
+        if self.phase is None:
+            yield
+        elif self.reference_phase is None:
+            with self.phase.disabled():
+                yield
+        else:
+            own = phase_state_dict(self.model)
+            load_phase_state(self.model, self.reference_phase)
             try:
                 yield
             finally:
-                _activate_both(self.model)
+                load_phase_state(self.model, own)
 
     def save(self, folder: Path) -> None:
-        """Write the policy's adapter as a PEFT folder that stands on the base alone (a reference adapter is summed in)."""
+        """Write the policy as a PEFT folder that stands on the base alone: a reference adapter is summed in."""
         folder.mkdir(parents=True, exist_ok=True)
-        name = _combined(self.model) if self.has_reference else POLICY
-        config = self.model.peft_config[name]
-        tensors = get_peft_model_state_dict(self.model, adapter_name=name)
-        save_file(
-            {key: value.contiguous().cpu() for key, value in tensors.items()}, folder / "adapter_model.safetensors"
-        )
+        if self.reference:
+            config, tensors = _combined(self.model)
+        else:
+            config, tensors = self.model.peft_config[POLICY], get_peft_model_state_dict(self.model, adapter_name=POLICY)
+        save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, folder / ADAPTER_FILE)
         settings = {**config.to_dict(), "base_model_name_or_path": self.base.name, "inference_mode": True}
-        (folder / "adapter_config.json").write_text(json.dumps(settings, indent=1, default=_plain, sort_keys=True))
-        if name != POLICY:
-            self.model.delete_adapter(name)
-            _activate_both(self.model)
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=1, default=_plain, sort_keys=True))
         if self.phase is not None:
             save_file(phase_state_dict(self.model), folder / PHASE_FILE)
 
@@ -162,20 +213,29 @@ class Policy:
         """Take adapters and branch off; the base is again what it was, frozen and in evaluation mode."""
         if self.phase is not None:
             self.phase.remove()
-        self.model.unload()
-        if hasattr(self.base.model, "peft_config"):
-            del self.base.model.peft_config
-        self.base.model.requires_grad_(False)
-        self.base.model.eval()
+        _strip(self.base.model)
+
+
+def _strip(model: PreTrainedModel) -> None:
+    """Take every adapter off a base model, also where PEFT had put on only some of them."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            model.set_submodule(name, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    model.activation_checkpointing_disable()
+    model.requires_grad_(False)
+    model.eval()
 
 
 @contextmanager
-def _phase_off(phase: PhaseHandles | None) -> Iterator[None]:
-    if phase is None:
+def _stripped_on_error(base: Base) -> Iterator[None]:
+    """An error within the block leaves the base as it was, ready for the next policy."""
+    try:
         yield
-    else:
-        with phase.disabled():
-            yield
+    except BaseException:
+        _strip(base.model)
+        raise
 
 
 def _plain(value: Any) -> Any:
@@ -189,11 +249,26 @@ def _activate_both(model: PeftModel) -> None:
             parameter.requires_grad_(False)
 
 
-def _combined(model: PeftModel) -> str:
-    """Reference + trial adapter as one exact adapter: the ranks are laid side by side (PEFT's `cat`)."""
-    name = "combined"
-    model.add_weighted_adapter([REFERENCE, POLICY], [1.0, 1.0], combination_type="cat", adapter_name=name)
-    return name
+def _combined(model: PeftModel) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Reference + trial adapter as one exact adapter on every module that carries either, each named in full.
+
+    PEFT's own `cat` takes the layers of its first adapter and loses the rest.
+    """
+    joined = {name: _side_by_side(m) for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    rank = max(len(a) for a, _ in joined.values())
+    tensors: dict[str, Tensor] = {}
+    for name, (a, b) in joined.items():
+        tensors[f"{name}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, rank - len(a)))
+        tensors[f"{name}.lora_B.weight"] = nn.functional.pad(b, (0, rank - len(a)))
+    modules = [name.removeprefix("base_model.model.") for name in joined]
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=modules, task_type="CAUSAL_LM"), tensors
+
+
+def _side_by_side(layer: Any) -> tuple[Tensor, Tensor]:
+    """A [r, in] and B [out, r] of both adapters of a module, their scales alpha/r laid into B."""
+    names = [name for name in (REFERENCE, POLICY) if name in layer.lora_A]
+    a = torch.cat([layer.lora_A[name].weight for name in names], dim=0)
+    return a, torch.cat([layer.lora_B[name].weight * layer.scaling[name] for name in names], dim=1)
 
 
 def attach_policy(
@@ -202,9 +277,18 @@ def attach_policy(
     seed: int,
     reference_adapter: Path | None = None,
     phase: PhaseSettings | None = None,
+    *,
+    gradient_checkpointing: bool = False,
 ) -> Policy:
-    """Put a fresh trial adapter (B = 0, so the policy starts at the reference) on `base`; A is drawn from `seed`."""
+    """Put a fresh trial adapter on `base`; A is drawn from `seed`.
+
+    B = 0, and the branch starts where the reference adapter's ends or else with a closed gate: the policy starts at the
+    reference. `gradient_checkpointing` computes the layers' activations twice instead of keeping them. Raises
+    ModelError or PhaseAttentionError where a part does not fit, and leaves the base as it was.
+    """
     check_targets(base.model, lora.target_modules)
+    if lora.bias != "none":
+        raise ModelError(f"model.lora_config.bias: {lora.bias!r} is not available yet; take none")
     depth = base.model.config.num_hidden_layers
     config = LoraConfig(
         r=lora.r,
@@ -215,24 +299,47 @@ def attach_policy(
         bias=lora.bias,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    branch = None if reference_adapter is None else _saved_branch(reference_adapter, phase)
+    with torch.random.fork_rng(devices=[]), _stripped_on_error(base):
         torch.manual_seed(seed)
         if reference_adapter is None:
             model = get_peft_model(base.model, config, adapter_name=POLICY)
         else:
             model = _on_reference(base, config, reference_adapter)
-        handles = _attach_phase(base, phase)  # after the adapter, whose draw is then the same with and without it
-    return Policy(base, model, handles, reference_adapter is not None)
+        # after the adapter, whose draw is then the same with and without it
+        handles = None if phase is None else _attach_phase(base, phase, branch)
+    if gradient_checkpointing:
+        base.model.activation_checkpointing_enable({"use_reentrant": False})
+    reference = "" if reference_adapter is None else _adapter_hash(reference_adapter, phase)
+    return Policy(base, model, handles, reference=reference, reference_phase=branch)
 
 
 def _as_list(layers: Sequence[int] | None) -> list[int] | None:
     return None if layers is None else list(layers)
 
 
-def _attach_phase(base: Base, phase: PhaseSettings | None) -> PhaseHandles | None:
-    if phase is None:
+def _adapter_hash(folder: Path, phase: PhaseSettings | None) -> str:
+    """sha256 of all that an adapter's outputs depend on; a branch's constants stand in the settings alone."""
+    files = [folder / ADAPTER_CONFIG, folder / ADAPTER_FILE, folder / PHASE_FILE]
+    hashes = [file_sha256(file) for file in files if file.is_file()]
+    return text_sha256(*hashes, repr(phase)) if files[-1].is_file() else text_sha256(*hashes)
+
+
+def _saved_branch(folder: Path, phase: PhaseSettings | None) -> dict[str, Tensor] | None:
+    """The phase branch that an adapter was trained with, if any; ModelError where the config leaves it off."""
+    if not (folder / PHASE_FILE).is_file():
         return None
-    return attach_phase_branch(
+    if phase is None:
+        raise ModelError(
+            f"{folder} was trained with a phase branch; set model.use_phase_attention: true as it was then"
+        )
+    branch: dict[str, Tensor] = load_file(folder / PHASE_FILE)
+    return branch
+
+
+def _attach_phase(base: Base, phase: PhaseSettings, start: Mapping[str, Tensor] | None) -> PhaseHandles:
+    """A branch with the values in `start`, or a fresh one with a closed gate."""
+    handles = attach_phase_branch(
         base.model,
         phase.layers,
         num_oscillators=phase.num_oscillators,
@@ -241,24 +348,42 @@ def _attach_phase(base: Base, phase: PhaseSettings | None) -> PhaseHandles | Non
         dt=phase.dt,
         n_sync_steps=phase.n_sync_steps,
     )
+    if start is not None:
+        try:
+            load_phase_state(base.model, start)
+        except PhaseAttentionError:
+            handles.remove()
+            raise
+    return handles
 
 
 def _on_reference(base: Base, config: LoraConfig, folder: Path) -> PeftModel:
-    check_adapter(folder, base)
-    model = PeftModel.from_pretrained(base.model, folder, adapter_name=REFERENCE, is_trainable=False)
+    model = _with_adapter(base, folder, REFERENCE)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout[REFERENCE] = nn.Identity()  # the reference is the same in training as in evaluation
     model.add_adapter(POLICY, config)
     _activate_both(model)
     return model
 
 
+def _with_adapter(base: Base, folder: Path, name: str) -> PeftModel:
+    check_adapter(folder, base)
+    try:
+        return PeftModel.from_pretrained(base.model, folder, adapter_name=name, is_trainable=False)
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{folder} cannot be put on {base.name}: {error}") from error
+
+
 def load_policy(base: Base, folder: Path, phase: PhaseSettings | None = None) -> Policy:
     """A saved adapter on its base, ready to generate. Raises ModelError where the folder is no adapter of this base."""
-    check_adapter(folder, base)
-    model = PeftModel.from_pretrained(base.model, folder, adapter_name=POLICY, is_trainable=False)
-    handles = _attach_phase(base, phase)
-    if handles is not None:
-        load_phase_state(model, load_file(folder / PHASE_FILE))
-    return Policy(base, model.eval(), handles, has_reference=False)
+    branch = _saved_branch(folder, phase)
+    with _stripped_on_error(base):
+        model = _with_adapter(base, folder, POLICY)
+        if phase is not None and branch is None:
+            raise ModelError(f"{folder} was trained without a phase branch; set model.use_phase_attention: false")
+        handles = None if phase is None else _attach_phase(base, phase, branch)
+    return Policy(base, model.eval(), handles)
 
 
 def trainable_state(policy: Policy) -> dict[str, Tensor]:
@@ -269,16 +394,22 @@ def trainable_state(policy: Policy) -> dict[str, Tensor]:
 def load_trainable_state(policy: Policy, tensors: dict[str, Tensor]) -> None:
     """Lay saved tensors on the policy; raises ModelError where names or shapes differ."""
     own = policy.trainable()
-    if own.keys() != tensors.keys():
+    shapes = {name: parameter.shape for name, parameter in own.items()}
+    if shapes != {name: value.shape for name, value in tensors.items()}:
         raise ModelError("the checkpoint holds other trainable parameters than this config makes; start afresh")
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value)
 
 
-def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Raises ModelError where a LoRA target names no linear module of the model, and lists those it has."""
-    linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raises ModelError where a LoRA target names no linear module of the decoder, and lists those it has.
+
+    The language-model head is none of them: it is shared by policy and reference.
+    """
+    head = model.get_output_embeddings()
+    modules = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    linear = sorted({name.rsplit(".", 1)[-1] for name in modules})
     missing = [target for target in targets if target.rsplit(".", 1)[-1] not in linear]
     if missing:
         raise ModelError(
@@ -287,11 +418,11 @@ def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
 
 
 def check_adapter(folder: Path, base: Base) -> None:
-    """Raises ModelError where `folder` holds no safetensors LoRA adapter."""
-    config_file = folder / "adapter_config.json"
-    if not config_file.is_file() or not (folder / "adapter_model.safetensors").is_file():
+    """Raises ModelError where `folder` holds no plain LoRA adapter in safetensors, or one of another base model."""
+    config_file = folder / ADAPTER_CONFIG
+    if not config_file.is_file() or not (folder / ADAPTER_FILE).is_file():
         raise ModelError(
-            f"{folder} is no adapter (adapter_config.json and adapter_model.safetensors are expected there); "
+            f"{folder} is no adapter ({ADAPTER_CONFIG} and {ADAPTER_FILE} are expected there); "
             f"make one with: python train.py --config configs/v14/v12_lora.yaml"
         )
     try:
@@ -300,6 +431,8 @@ def check_adapter(folder: Path, base: Base) -> None:
         raise ModelError(f"{config_file} is not JSON: {error}") from error
     if settings.get("peft_type") != "LORA":
         raise ModelError(f"{folder} holds a {settings.get('peft_type')} adapter; only LORA is supported")
+    if odd := [key for key in ("use_dora", "modules_to_save") if settings.get(key)]:
+        raise ModelError(f"{folder} is no plain LoRA adapter: {', '.join(odd)} is set in {ADAPTER_CONFIG}")
     made_for = settings.get("base_model_name_or_path")
     if made_for and Path(made_for).name != Path(base.name).name:
         raise ModelError(f"{folder} was made for the base model {made_for}, not for {base.name}")

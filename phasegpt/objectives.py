@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-DPO_AT_START = 0.6931471805599453  # ln 2: the DPO loss where policy = reference, whatever beta and label smoothing
-
 
 @dataclass(frozen=True)
 class PairOutputs:
@@ -126,10 +124,12 @@ class PenalisedDpo:
         return self.weight > 0.0
 
     def losses(self, outputs: PairOutputs) -> Tensor:
-        """The loss of each pair, [B]."""
+        """The loss of each pair, [B]. Raises ValueError where a positive λ finds no divergence."""
         pair_losses = self.dpo.losses(outputs)
-        if outputs.divergences is None:
+        if not self.needs_divergence:
             return pair_losses
+        if outputs.divergences is None:
+            raise ValueError("a positive λ needs the divergence; call PairModel with with_divergence=True")
         return penalised_loss(pair_losses, outputs.divergences, self.weight)
 
 

@@ -72,7 +72,7 @@ class SharedWork:
         return tuple(tokens[: completion - begin]), tuple(tokens[completion - begin :])
 
     def batch(self, pair_ids: Sequence[str], pad_id: int, with_hidden: bool) -> dict[str, Tensor]:
-        """A batch of B pairs for `PairModel`: token ids and masks [2B, T], reference_logps [2B], reference_hidden [N, d]."""
+        """A batch of B pairs for `PairModel`: ids and masks [2B, T], reference_logps [2B], reference_hidden [N, d]."""
         batch = pair_batch([self.encoded(pair_id) for pair_id in pair_ids], pad_id)
         rows = [2 * self._index[p] for p in pair_ids] + [2 * self._index[p] + 1 for p in pair_ids]
         batch["reference_logps"] = self._logps[rows]
@@ -90,7 +90,7 @@ def shared_key(base_fingerprint: str, reference: str, pairs: Sequence[Pair], tem
 
 
 def model_fingerprint(folder: Path) -> str:
-    """A hash of a model folder's files by name, size and content of the small ones: cheap, and changes with the model."""
+    """A hash of a model folder's files by name, size and content, of large ones by their first and last megabyte."""
     parts: list[str] = []
     for path in sorted(
         p for p in folder.iterdir() if p.suffix in {".safetensors", ".json", ".model", ".txt", ".jinja"}
@@ -112,15 +112,15 @@ def prepare(
     policy: Policy,
     pairs: Sequence[Pair],
     lengths: Lengths,
-    reference: str = "",
     on_progress: Progress | None = None,
 ) -> SharedWork:
     """The entry for these pairs under `store`, computed if it is not there yet; others who need it at once wait for it.
 
-    `reference` names the reference adapter (its hash), "" the bare base. Damaged entries are made anew.
+    Damaged entries are made anew.
     """
     base = policy.base
-    key = shared_key(model_fingerprint(base.folder), reference, pairs, str(base.tokenizer.chat_template), lengths)
+    fingerprint = f"{model_fingerprint(base.folder)} {base.model.dtype}"
+    key = shared_key(fingerprint, policy.reference, pairs, str(base.tokenizer.chat_template), lengths)
     folder = store / key
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / f"{key}.lock"):
@@ -130,12 +130,15 @@ def prepare(
 
 
 def _is_whole(folder: Path) -> bool:
-    if not (folder / "about.json").is_file():
+    if not folder.exists():
         return False
-    whole: bool = read_json(folder / "about.json")["sha256"] == file_sha256(folder / TENSORS)
-    if not whole:
-        log.warning("shared work in %s is damaged and is computed again", folder)
-    return whole
+    try:
+        if read_json(folder / "about.json")["sha256"] == file_sha256(folder / TENSORS):
+            return True
+    except (OSError, ValueError, KeyError):
+        pass  # damaged too
+    log.warning("shared work in %s is damaged and is computed again", folder)
+    return False
 
 
 def _compute(

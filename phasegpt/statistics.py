@@ -5,6 +5,7 @@ independent prompts. Studentised bootstrap (Efron and Tibshirani 1993, chapter 1
 than the percentile interval with a dozen prompts.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,10 @@ def paired_interval(
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:
-    """The mean of `values` [n] with a studentised bootstrap interval. Without any spread it is the mean itself."""
+    """The mean of `values` [n] with a studentised bootstrap interval. Without any spread it is the mean itself.
+
+    Two or three values have too few different resamples; they get Student's t interval. Raises ValueError for fewer.
+    """
     x = np.asarray(values, dtype=np.float64)
     if len(x) < 2 or not np.isfinite(x).all():
         raise ValueError(f"an interval needs at least two finite values, found {len(x)}: {x[:5]}")
@@ -67,14 +71,23 @@ def mean_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -
         return Interval(mean, mean, mean, float(mean > 0), len(x), level)
     draws = x[np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))]
     means = draws.mean(1)
-    errors = draws.std(1, ddof=1) / np.sqrt(len(x))
-    spread = errors > 1e-12 * max(1.0, abs(mean))
-    t = (means[spread] - mean) / errors[spread]
-    tail = (1 - level) / 2
-    t_low, t_high = np.quantile(t, [tail, 1 - tail])
+    if len(x) < 4:
+        t_high = _student_quantile((1 + level) / 2, len(x) - 1)
+        t_low = -t_high
+    else:
+        errors = draws.std(1, ddof=1) / np.sqrt(len(x))
+        errors[errors <= 1e-12 * max(1.0, abs(mean))] = error  # a resample of one value over and over
+        t_low, t_high = np.quantile((means - mean) / errors, [(1 - level) / 2, (1 + level) / 2])
     return Interval(
         mean, mean - float(t_high) * error, mean - float(t_low) * error, float((means > 0).mean()), len(x), level
     )
+
+
+def _student_quantile(p: float, freedom: int) -> float:
+    """Quantile of Student's t with one or two degrees of freedom, where it has a closed form."""
+    if freedom == 1:
+        return math.tan(math.pi * (p - 0.5))
+    return (2 * p - 1) / math.sqrt(2 * p * (1 - p))
 
 
 def _standard_error(x: NDArray[np.float64]) -> float:

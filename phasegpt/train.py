@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from phasegpt.config import METRICS, Config, config_hash, stages
 from phasegpt.config_io import project_root, resolve, write_resolved
+from phasegpt.config_search import Search
 from phasegpt.evaluate import Evaluation, Suite, evaluate
 from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
 from phasegpt.forward import PairModel
@@ -26,7 +27,17 @@ from phasegpt.models import Base, LoraSettings, PhaseSettings, attach_policy, lo
 from phasegpt.objectives import Dpo, Objective, PenalisedDpo, Sft
 from phasegpt.pairs import Split, pairs_hash, read_pairs, read_prompts, split_pairs, take_prompts
 from phasegpt.shared_work import Lengths, Progress, SharedWork, model_fingerprint, prepare
-from phasegpt.trainer import ADAPTER, StepLog, TrainerSettings, prune_checkpoints, total_steps, train
+from phasegpt.trainer import (
+    ADAPTER,
+    StepLog,
+    TrainerSettings,
+    checkpoint_step,
+    newest_checkpoint,
+    prune_checkpoints,
+    step_history,
+    total_steps,
+    train,
+)
 
 log = logging.getLogger("phasegpt")
 OnEvaluation = Callable[[Evaluation, Path], None]
@@ -55,7 +66,7 @@ class RunPaths:
 
 
 def run_paths(storage: Path, track: str, run: str, output_dir: str | None = None) -> RunPaths:
-    """The seed's layout: checkpoints/v14/track_x/<run>/, experiments/v14/track_x/<run>.log, results/v14/track_x/<run>.json.
+    """The seed's layout: <run>/, <run>.log and <run>.json in v14/track_x/ of checkpoints/, experiments/ and results/.
 
     `output_dir` (logging.output_dir) replaces the checkpoint folder alone.
     """
@@ -71,7 +82,7 @@ def run_paths(storage: Path, track: str, run: str, output_dir: str | None = None
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run found. `metrics` and rows are of the chosen checkpoint at `step`; `curve` has each evaluation's summary."""
+    """What a run found. `metrics` and rows are of the chosen checkpoint, at `step`; `curve` has all summaries."""
 
     name: str
     metrics: Mapping[str, float]
@@ -140,9 +151,11 @@ def fit(
 
     `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk; it may
     raise to end the run early. `half` says which evaluation prompts judge (search or final). A run that was cut
-    before goes on from its newest checkpoint, exactly. Raises NonFiniteLossError, RunError, ModelError, PairsError.
+    before goes on from its newest checkpoint, exactly; one that was finished is read back. Raises NonFiniteLossError,
+    ReferenceMismatchError, RunError, ModelError, PairsError.
     """
     bench = workbench or Workbench()
+    _claim(config, paths, half)
     with _log_to(paths.log):
         *earlier, last = stages(config)
         for stage in earlier:
@@ -152,6 +165,17 @@ def fit(
             )
         with _bench_set_up(last, paths, bench, half, on_progress) as run:
             return _run(config, run, paths, half, on_evaluation, on_step)
+
+
+def _claim(config: Config, paths: RunPaths, half: str) -> None:
+    """A run's folder belongs to one config and one half of the prompts: its files must not pass for another run's."""
+    file = paths.checkpoints / "run.json"
+    own = {"config_hash": config_hash(config.model_copy(update={"search": Search()})), "half": half}
+    if file.is_file() and read_json(file) != own:
+        raise RunError(
+            f"{paths.checkpoints} holds another run, as its config.yaml and run.json say; give this one another name"
+        )
+    write_json(file, own)
 
 
 def measure(
@@ -164,7 +188,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _SetUp:
-    """A stage ready to run: `model` trains under the config's divergence, `judged` is the same policy under plain KL."""
+    """A stage ready to run: `model` trains under the config's divergence, `judged` is the same under plain KL."""
 
     config: Config
     model: PairModel
@@ -186,16 +210,16 @@ def _bench_set_up(
         raise RunError("training.preference_dataset: no pair is left to train on after the split and held-out domains")
     base = bench.base(config)
     reference = _reference_adapter(config)
-    policy = attach_policy(base, _lora(config), seed, reference, _phase(config))
+    checkpointing = config.model.use_gradient_checkpointing
+    policy = attach_policy(base, _lora(config), seed, reference, _phase(config), gradient_checkpointing=checkpointing)
     try:
-        reference_hash = file_sha256(reference / "adapter_model.safetensors") if reference else ""
         lengths = Lengths(training.max_length, training.max_prompt_length)
-        shared = prepare(paths.shared_work, policy, pairs, lengths, reference_hash, on_progress)
+        shared = prepare(paths.shared_work, policy, pairs, lengths, on_progress)
         model = PairModel(policy, training.kto_config.kl_penalty_type, training.kto_config.kl_temperature)
         hashes = {
             "data": pairs_hash(pairs),
             "base_model": model_fingerprint(base.folder),
-            "reference_adapter": reference_hash,
+            "reference_adapter": policy.reference,
         }
         yield _SetUp(config, model, PairModel(policy), shared, split, _suite(config, base, split, half), hashes)
     finally:
@@ -203,7 +227,7 @@ def _bench_set_up(
 
 
 def _reference_adapter(config: Config) -> Path | None:
-    """The folder of training.reference_model; dpo, which needs none, does without a missing one (the config has warned)."""
+    """The folder of training.reference_model; dpo does without a missing one, of which the config has warned."""
     name = config.training.reference_model
     if not name or (config.training.method == "dpo" and not resolve(name).is_dir()):
         return None
@@ -279,7 +303,6 @@ def trainer_settings(config: Config, device: str) -> TrainerSettings:
         lr_scheduler=training.lr_scheduler,
         seed=config.experiment.seed,
         eval_interval=config.evaluation.eval_interval,
-        save_total_limit=config.evaluation.save_total_limit,
         device=device,
         bf16=training.bf16,
         fp16=training.fp16,
@@ -307,9 +330,9 @@ def _run(
         run.shared,
         pair_ids,
         objective_of(run.config),
-        run.config.training.beta,
-        settings,
-        paths.checkpoints,
+        beta=run.config.training.beta,
+        settings=settings,
+        output_dir=paths.checkpoints,
         on_log=record.step,
         after_save=record.after_save,
     )
@@ -323,9 +346,9 @@ def _run(
         answers=chosen.answers,
         pairs=chosen.pairs,
         curve=[{"step": e.step, **e.summary} for e in record.evaluations],
-        training_log=record.steps,
+        training_log=step_history(paths.checkpoints / f"checkpoint-{steps}"),
         adapter=str(paths.adapter),
-        seconds={"total": time.monotonic() - begun, "evaluation": record.evaluation_seconds},
+        seconds={"total": time.monotonic() - begun, "evaluation": record.evaluation_seconds()},
         half=half,
         config=config.dump(),
         config_hash=config_hash(config),
@@ -335,23 +358,27 @@ def _run(
     )
     write_json(paths.results, asdict(result))
     log.info("%s: ended at step %d with %s", paths.name, steps, _short(result.metrics))
-    return result
+    return RunResult.read(paths.results)
 
 
 class _Record:
-    """What a run has logged and evaluated so far; evaluations are on disk as soon as they are made."""
+    """What a run has evaluated so far: on disk as soon as it is made, and only of steps that a checkpoint reaches."""
 
     def __init__(
         self, run: _SetUp, paths: RunPaths, total: int, on_evaluation: OnEvaluation | None, on_step: StepLog | None
     ) -> None:
         self.run, self.paths, self.total, self.on_evaluation, self.on_step = run, paths, total, on_evaluation, on_step
         self.folder = paths.checkpoints / "evaluations"
-        self.evaluations = [_read_evaluation(path) for path in sorted(self.folder.glob("step-*.json"))]
-        self.steps: list[Mapping[str, Any]] = []
-        self.evaluation_seconds = 0.0
+        newest = newest_checkpoint(paths.checkpoints)
+        reached = checkpoint_step(newest) if newest else 0
+        stored = [_read_evaluation(path) for path in sorted(self.folder.glob("step-*.json"))]
+        self.evaluations = [evaluation for evaluation in stored if evaluation.step <= reached]
+
+    def evaluation_seconds(self) -> float:
+        """What all evaluations of the run took, those before a cut included."""
+        return sum(sum(evaluation.seconds.values()) for evaluation in self.evaluations)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        self.steps.append({"step": step, **values})
         log.info("%s: step %d %s", self.paths.name, step, _short(values))
         if self.on_step is not None:
             self.on_step(step, values)
@@ -360,7 +387,6 @@ class _Record:
         if any(evaluation.step == step for evaluation in self.evaluations):
             return
         evaluation = evaluate(self.run.judged, self.run.shared, self.run.suite, step, self.total)
-        self.evaluation_seconds += sum(evaluation.seconds.values())
         write_json(self.folder / f"step-{step:08d}.json", asdict(evaluation))
         self.evaluations.append(evaluation)
         log.info("%s: evaluation at step %d %s", self.paths.name, step, _short(evaluation.summary))
@@ -394,7 +420,8 @@ def _earlier_stage(
     config: Config, paths: RunPaths, bench: Workbench, on_step: StepLog | None, on_progress: Progress | None
 ) -> Path:
     """The adapter of a stage that several trials share (Track C's phase_a): trained once for what it depends on."""
-    own = stage_paths(config, paths)
+    content = (file_sha256(resolve(config.training.preference_dataset)), model_fingerprint(bench.base(config).folder))
+    own = stage_paths(config, paths, content)
     own.checkpoints.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{own.checkpoints}.lock"):
         if not (own.adapter / "adapter_config.json").is_file():
@@ -403,12 +430,15 @@ def _earlier_stage(
     return own.adapter
 
 
-def stage_paths(config: Config, paths: RunPaths) -> RunPaths:
-    """Where a shared earlier stage lives: beside the shared work, under the hash of what it depends on."""
+def stage_paths(config: Config, paths: RunPaths, content: Sequence[str]) -> RunPaths:
+    """Where a shared earlier stage lives: beside the shared work, under the hash of what it depends on.
+
+    `content` holds hashes of the files that the config names.
+    """
     tree = config.dump()
     training = {key: value for key, value in tree["training"].items() if key not in NOT_OF_A_STAGE}
     depends = {"training": training, **{key: tree[key] for key in ("model", "data", "experiment", "evaluation")}}
-    name = f"stage-{text_sha256(repr(sorted(_flat(depends))))[:16]}"
+    name = f"stage-{text_sha256(repr(sorted(_flat(depends))), *content)[:16]}"
     folder = paths.shared_work.parent / "stages" / name
     return RunPaths(name, folder, paths.log.parent / f"{name}.log", folder / "result.json", paths.shared_work)
 

@@ -20,25 +20,31 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from phasegpt.files import whole_folder, write_json
+from phasegpt.files import read_json, whole_folder, write_json
 from phasegpt.forward import PairModel
 from phasegpt.models import load_trainable_state, trainable_state
-from phasegpt.objectives import Objective, step_logs
+from phasegpt.objectives import Objective, PairOutputs, step_logs
+from phasegpt.schedule import optimizer_steps
 from phasegpt.shared_work import SharedWork
 
 ADAPTER = "adapter_model"
 TRAINABLE = "trainable.safetensors"
 WHOLE = "complete.json"
+STATE = "trainer_state.json"
 log = logging.getLogger("phasegpt")
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite; the message tells the step. The run ends here instead of recording NaN."""
+    """The loss or its gradient became NaN or infinite; the message tells the step. Nothing of it is recorded."""
+
+
+class ReferenceMismatchError(ValueError):
+    """A policy that has not been trained yet is not the reference; the message tells the pair and the cure."""
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """The loop's own numbers, named as in transformers. `max_steps` None: `num_epochs` decide; both count optimizer steps."""
+    """The loop's own numbers, named as in transformers; `max_steps` None: `num_epochs` decide."""
 
     learning_rate: float
     num_epochs: int
@@ -51,7 +57,6 @@ class TrainerSettings:
     lr_scheduler: str
     seed: int
     eval_interval: int
-    save_total_limit: int
     device: str = "cpu"
     bf16: bool = False
     fp16: bool = False
@@ -64,9 +69,9 @@ AfterSave = Callable[[int, Path], None]
 
 def total_steps(pairs: int, settings: TrainerSettings) -> int:
     """How many optimizer steps a run takes."""
-    per_epoch = math.ceil(math.ceil(pairs / settings.batch_size) / settings.gradient_accumulation_steps)
-    by_epochs = per_epoch * settings.num_epochs
-    return by_epochs if settings.max_steps is None else min(settings.max_steps, by_epochs)
+    return optimizer_steps(
+        pairs, settings.batch_size, settings.gradient_accumulation_steps, settings.num_epochs, settings.max_steps
+    )
 
 
 def train(
@@ -74,6 +79,7 @@ def train(
     shared: SharedWork,
     pair_ids: Sequence[str],
     objective: Objective,
+    *,
     beta: float,
     settings: TrainerSettings,
     output_dir: Path,
@@ -83,16 +89,19 @@ def train(
     """Train `model` on `pair_ids`, going on from the newest whole checkpoint in `output_dir`; returns the last step.
 
     `on_log(step, {loss, learning_rate, grad_norm, rewards_…})` after each optimizer step; `after_save(step, folder)`
-    after each checkpoint, every `eval_interval` steps and at the end. Raises NonFiniteLossError.
+    after each checkpoint, every `eval_interval` steps and at the end, and for the one that a run goes on from, since
+    the cut may have come right after its save. Raises NonFiniteLossError, ReferenceMismatchError.
     """
     steps = total_steps(len(pair_ids), settings)
     newest = newest_checkpoint(output_dir)
-    if newest is not None and checkpoint_step(newest) >= steps:
-        model_state = load_file(newest / TRAINABLE)
-        load_trainable_state(model.policy, model_state)
-        after_save(steps, newest)
-        return steps
-    trainer = _PairTrainer(model, shared, pair_ids, objective, beta, settings, steps, output_dir)
+    if newest is not None:
+        load_trainable_state(model.policy, load_file(newest / TRAINABLE))
+        after_save(checkpoint_step(newest), newest)
+        if checkpoint_step(newest) >= steps:
+            return checkpoint_step(newest)
+    trainer = _PairTrainer(
+        model, shared, pair_ids, objective, beta=beta, settings=settings, steps=steps, output_dir=output_dir
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Hooks(trainer, on_log, after_save))
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
@@ -114,8 +123,33 @@ def checkpoint_step(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
+def step_history(checkpoint: Path) -> list[dict[str, float]]:
+    """{step, loss, learning_rate, grad_norm, rewards_…} of every optimizer step up to a checkpoint, cuts or not."""
+    rows = [row for row in read_json(checkpoint / STATE)["log_history"] if "loss" in row]
+    return [{name: value for name, value in row.items() if name != "epoch"} for row in rows]
+
+
+def check_start(outputs: PairOutputs, pair_ids: Sequence[str], *, half_precision: bool) -> None:
+    """Raises ReferenceMismatchError where a policy before its first step is not the reference (DESIGN decision 4).
+
+    Two passes over one sequence differ by rounding: 1e-3 + 1e-5·|log-prob| is allowed, in half precision
+    0.5 + 5e-2·|log-prob|.
+    """
+    policy = torch.cat([outputs.policy_chosen_logps, outputs.policy_rejected_logps]).detach()
+    reference = torch.cat([outputs.reference_chosen_logps, outputs.reference_rejected_logps])
+    absolute, relative = (0.5, 5e-2) if half_precision else (1e-3, 1e-5)
+    apart = (policy - reference).abs() > absolute + relative * policy.abs()
+    for row in apart.nonzero()[:, 0].tolist()[:1]:
+        answer, pair_id = ("chosen", "rejected")[row // len(pair_ids)], pair_ids[row % len(pair_ids)]
+        raise ReferenceMismatchError(
+            f"before the first step the policy gives the {answer} answer of pair {pair_id} the log-prob "
+            f"{policy[row].item():.4f}, the reference {reference[row].item():.4f}; the shared work or the reference "
+            f"adapter does not belong to this model: remove the shared work and check training.reference_model"
+        )
+
+
 class SeededOrder(Sampler[int]):
-    """Each epoch a fresh permutation that depends on the seed and the epoch alone, so that a resumed run sees the same."""
+    """Each epoch a fresh permutation, of the seed and the epoch alone, so that a resumed run sees the same."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
@@ -139,11 +173,13 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
         shared: SharedWork,
         pair_ids: Sequence[str],
         objective: Objective,
+        *,
         beta: float,
         settings: TrainerSettings,
         steps: int,
         output_dir: Path,
     ) -> None:
+        self.pair_ids = pair_ids
         self.objective = objective
         self.beta = beta
         self.step_values: list[tuple[int, Mapping[str, float]]] = []
@@ -155,8 +191,8 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=_arguments(settings, steps, output_dir),
-            train_dataset=list(pair_ids),
-            data_collator=_collator(shared, model, objective),
+            train_dataset=list(range(len(pair_ids))),
+            data_collator=_collator(shared, pair_ids, model, objective),
         )
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
@@ -168,7 +204,8 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
             sampler=SeededOrder(len(self.train_dataset), self.args.seed),
             collate_fn=self.data_collator,
         )
-        return self.accelerator.prepare(loader)
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -184,6 +221,9 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """This micro-batch's share of the optimizer step's mean loss over pairs, however the step was cut."""
         outputs = model(inputs, with_divergence=self.objective.needs_divergence)
+        if self.state.global_step == 0:
+            names = [self.pair_ids[row] for row in inputs["rows"].tolist()]
+            check_start(outputs, names, half_precision=self.args.bf16 or self.args.fp16)
         losses = self.objective.losses(outputs)
         if not bool(torch.isfinite(losses).all()):
             raise NonFiniteLossError(
@@ -196,6 +236,10 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Weight decay pulls matrices alone: the branch's frequencies, coupling and gate have their own zero."""
         return [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """What transformers logs of a step with what the objective says of it; checkpoints keep both."""
+        super().log({**logs, **self.take_step_logs()} if "loss" in logs else logs, start_time)
 
     def take_step_logs(self) -> dict[str, float]:
         """The means over the pairs since the last call, and forget them."""
@@ -234,11 +278,16 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
 
 
 def _collator(
-    shared: SharedWork, model: PairModel, objective: Objective
-) -> Callable[[Sequence[str]], dict[str, Tensor]]:
+    shared: SharedWork, pair_ids: Sequence[str], model: PairModel, objective: Objective
+) -> Callable[[Sequence[int]], dict[str, Tensor]]:
+    """Rows of `pair_ids` -> a batch of shared work that also says which rows it holds."""
     pad_id = int(model.policy.base.tokenizer.pad_token_id)
-    with_hidden = objective.needs_divergence
-    return lambda pair_ids: shared.batch(pair_ids, pad_id, with_hidden)
+
+    def collate(rows: Sequence[int]) -> dict[str, Tensor]:
+        batch = shared.batch([pair_ids[row] for row in rows], pad_id, with_hidden=objective.needs_divergence)
+        return {**batch, "rows": torch.tensor(rows)}
+
+    return collate
 
 
 def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> TrainingArguments:
@@ -280,7 +329,14 @@ class _Hooks(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if logs and "loss" in logs:
             numbers = {name: float(value) for name, value in logs.items() if name != "epoch"}
-            self.on_log_step(state.global_step, {**numbers, **self.trainer.take_step_logs()})
+            self._refuse_non_finite_gradient(args, state.global_step, numbers)
+            self.on_log_step(state.global_step, numbers)
+
+    def _refuse_non_finite_gradient(self, args: TrainingArguments, step: int, numbers: Mapping[str, float]) -> None:
+        """Before the checkpoint is written; fp16 is left alone, whose loss scaler skips such steps by itself."""
+        norm = numbers.get("grad_norm", 0.0)
+        if not args.fp16 and not math.isfinite(norm):
+            raise NonFiniteLossError(f"the gradient became {norm} at step {step}; lower training.learning_rate")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -294,8 +350,9 @@ class _Hooks(TrainerCallback):  # type: ignore[misc]
 
 
 def prune_checkpoints(output_dir: Path, keep: Sequence[Path], limit: int) -> None:
-    """Remove old checkpoints: those in `keep` and the newest stay, and at most `limit` in all where that leaves room."""
-    folders = sorted(output_dir.glob("checkpoint-*"), key=checkpoint_step, reverse=True)
+    """Remove old checkpoints: those in `keep` and the newest stay, and as many more as make `limit` in all."""
+    whole = [folder for folder in output_dir.glob("checkpoint-*") if (folder / WHOLE).is_file()]
+    folders = sorted(whole, key=checkpoint_step, reverse=True)
     kept = [folder for index, folder in enumerate(folders) if folder in keep or index == 0]
     spare = [folder for folder in folders if folder not in kept]
     for folder in spare[max(0, limit - len(kept)) :]:

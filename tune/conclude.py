@@ -82,7 +82,7 @@ def summary(
     trials = [_trial(trial, searcher) for trial in searcher.study.trials()]
     own = next((trial for trial in trials if trial["id"] == "trial-000"), None)
     baseline = searcher.read("baseline-search") if searcher.done(baseline_job("search")) else None
-    best = conclusion.winner if conclusion else None
+    best, first = conclusion.winner if conclusion else None, next(iter(request.config.search.objectives))
     return {
         "name": request.name,
         "track": request.track,
@@ -93,7 +93,7 @@ def summary(
         "baseline": baseline and {"metrics": baseline["metrics"]},
         "baseline_final": conclusion and {"metrics": conclusion.baseline["metrics"]},
         "trials": trials,
-        "finalists": [_finalist(f) for f in conclusion.finalists] if conclusion else [],
+        "finalists": [_finalist(f, first) for f in conclusion.finalists] if conclusion else [],
         "champion": champion,
     }
 
@@ -116,14 +116,15 @@ def _trial(trial: Any, searcher: JobSearcher) -> dict[str, Any]:
     }
 
 
-def _finalist(finalist: Finalist) -> dict[str, Any]:
+def _finalist(finalist: Finalist, objective: str) -> dict[str, Any]:
+    interval = finalist.interval
     return {
         "trial": f"trial-{finalist.number:03d}",
         "params": finalist.values,
         "seeds": list(finalist.seeds),
         "metrics": finalist.metrics,
-        "mean": finalist.interval.mean,
-        "interval": [finalist.interval.low, finalist.interval.high],
+        "mean": interval.mean if interval else finalist.metrics[objective],
+        "interval": [interval.low, interval.high] if interval else None,
         "over_defaults": _interval(finalist.gain),
         "over_baseline": _interval(finalist.over_baseline),
         "feasible": finalist.feasible,

@@ -28,6 +28,7 @@ class Line:
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    doing: str = ""
     begun: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
 
@@ -73,16 +74,16 @@ class Console:
         self.lines[name] = Line(name, values)
         self._event(self.lines[name])
 
-    def update(self, name: str, step: int, metrics: Mapping[str, float]) -> None:
-        """A job reports where it is."""
+    def update(self, name: str, step: int, metrics: Mapping[str, float], doing: str = "") -> None:
+        """A job reports where it is; `doing` is what it is busy with before its first step."""
         line = self.lines[name]
-        line.step = step
+        line.step, line.doing = step, doing
         line.metrics.update(metrics)
         line.seconds = time.monotonic() - line.begun
 
     def end(self, name: str, state: str, note: str = "") -> None:
-        """A job ended as complete, pruned, failed or interrupted."""
-        line = self.lines[name]
+        """A job ended as complete, pruned, failed or interrupted, perhaps before it began."""
+        line = self.lines.setdefault(name, Line(name, {}))
         line.state, line.note, line.seconds = state, note, time.monotonic() - line.begun
         self._event(line)
 
@@ -122,7 +123,7 @@ class Console:
         colour = SHOWN_STATES.get(line.state, "white")
         return [
             line.name,
-            f"[{colour}]{line.state}[/{colour}]",
+            f"[{colour}]{line.doing if line.state == 'running' and line.doing else line.state}[/{colour}]",
             *(number(line.values[key]) if key in line.values else "" for key in keys),
             str(line.step),
             *(number(line.metrics[n]) if n in line.metrics else "" for n in self.objectives),

@@ -6,10 +6,11 @@ from typing import Any
 
 from phasegpt.metrics import spiral
 from tune.conclude import Conclusion
+from tune.delivery import open_client
 from tune.finalists import Finalist, prompt_scores
 from tune.lineage import git_state
 from tune.request import Request
-from tune.tracking import Tracker, open_client
+from tune.tracking import Tracker
 
 log = logging.getLogger("phasegpt")
 SECONDS_FOR_MLFLOW = 120
@@ -19,11 +20,12 @@ def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, final
     """Register the winner and let the gate decide; what came of it, for the summary.
 
     `finals` are the results (RunResult dictionaries) of the winner's seeds. The checkpoint of its first seed stands for
-    it; its scores are those of all its seeds. Where MLflow cannot be reached nothing is promoted and the reason says so.
+    it; its scores are those of all its seeds. Where MLflow cannot be reached nothing is promoted; the reason says it.
     """
     from mlflow.exceptions import MlflowException
 
-    from tune.registry import model_name, promote
+    from tune.gate import model_name
+    from tune.registry import promote
 
     name = model_name(request.track)
     tracker.flush(SECONDS_FOR_MLFLOW)
@@ -40,7 +42,7 @@ def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, final
 
 
 def _candidate(request: Request, found: Conclusion, run_id: str, finals: Sequence[Any]) -> Any:
-    from tune.registry import Candidate
+    from tune.gate import Candidate
 
     best, config = found.winner, finals[0]["config"]
     return Candidate(

@@ -41,8 +41,8 @@ def _table(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"    {'untuned model':16} " + _scores(scores, names))
     for finalist in report["finalists"]:
         own = " (the config's own values)" if finalist["trial"] == "trial-000" else ""
-        low, high = finalist["interval"]
-        span = f"  {names[0]} interval [{low:.3f}, {high:.3f}]"
+        interval = finalist["interval"]
+        span = f"  {names[0]} interval [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
         lines.append(f"    {finalist['trial']:16} " + _scores(finalist["metrics"], names) + span + own)
     return lines
 

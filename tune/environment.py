@@ -5,7 +5,7 @@ import secrets
 
 SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # progress reports carry no objective
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # a stopped trial may be inside a step; its actor is reused only if it ends
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # a stopped trial ends its step first; only then is its actor reused
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are ours to write
     "RAY_AIR_NEW_OUTPUT": "0",  # its new output prints to the terminal even when silent
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
@@ -15,7 +15,7 @@ SETTINGS = {
 
 
 def prepare(own_cluster: bool) -> None:
-    """Set what is not set yet. A cluster of our own asks everybody for a fresh token: its ports listen on all interfaces."""
+    """Set what is not set yet. A cluster of our own asks for a fresh token: its ports listen on all interfaces."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if own_cluster:

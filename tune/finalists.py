@@ -30,8 +30,9 @@ class Candidate:
 class Finalist:
     """A finalist's values with what its fresh seeds came to on the final half of the prompts.
 
-    `scores` is one {prompt id: first objective} a seed; `gain` its paired interval over the config's own values
-    (None for those themselves), `over_baseline` over the untuned model.
+    `scores` is one {prompt id: first objective} a seed, `interval` that of their mean; `gain` the paired interval over
+    the config's own values (None for those themselves), `over_baseline` over the untuned model. An interval is None
+    where it has fewer than two prompts: perplexity, say, is one number a run.
     """
 
     number: int
@@ -40,7 +41,7 @@ class Finalist:
     scores: Scores
     metrics: Mapping[str, float]
     violations: Mapping[str, float]
-    interval: Interval
+    interval: Interval | None
     gain: Interval | None
     over_baseline: Interval | None
 
@@ -80,6 +81,11 @@ def choose(search: Search, candidates: Sequence[Candidate], own: int = 0) -> lis
     return chosen
 
 
+def most_finals(search: Search, trials: int) -> int:
+    """How many finals `choose` leads to when every one of `trials` trials comes to a result."""
+    return min(max(search.finalists.count, 2), trials) * search.finalists.seeds
+
+
 def judge(
     search: Search,
     candidate: Candidate,
@@ -93,7 +99,7 @@ def judge(
     sign = 1.0 if direction == "max" else -1.0
     scores = [prompt_scores(result, objective) for result in results]
     metrics = _means([result["metrics"] for result in results])
-    untuned = prompt_scores(baseline, objective)
+    means = list(mean_by_prompt(scores).values())
     return Finalist(
         number=candidate.number,
         values=candidate.values,
@@ -101,9 +107,9 @@ def judge(
         scores=scores,
         metrics=metrics,
         violations=violations(search, metrics, baseline["metrics"]),
-        interval=mean_interval(list(mean_by_prompt(scores).values())),
+        interval=mean_interval(means) if len(means) > 1 else None,
         gain=None if own_scores is None else _better(scores, own_scores, sign),
-        over_baseline=_better(scores, [untuned], sign),
+        over_baseline=_better(scores, [prompt_scores(baseline, objective)], sign),
     )
 
 
@@ -130,7 +136,7 @@ def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def winner(search: Search, finalists: Sequence[Finalist]) -> Finalist:
-    """The finalist to crown: feasible before infeasible, then the best mean of the first objective on the final half."""
+    """The finalist to crown: feasible before infeasible, then the best mean of the first objective in the finals."""
     objective, direction = next(iter(search.objectives.items()))
     sign = 1.0 if direction == "max" else -1.0
     return max(finalists, key=lambda f: (f.feasible, sign * f.metrics[objective], -f.number))
@@ -142,7 +148,7 @@ def verdict(finalist: Finalist, own: int = 0) -> str:
         return "the config's own values won: no other setting was better"
     gain = finalist.gain
     if gain is None:
-        return "the config's own values came to no result, so there is nothing to compare with"
+        return "not comparable with the config's own values: fewer than two prompts or pairs were scored with both"
     span = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {gain.n} prompts"
     if gain.low > 0:
         return f"better than the config's own values: {span}"

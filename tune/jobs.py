@@ -10,18 +10,19 @@ from typing import Any, Literal
 from tune.space import Values
 
 JobKind = Literal["baseline", "trial", "final"]
+Half = Literal["search", "final"]
 FINAL_SEED_STEP = 1000  # finals train and split under seeds that no trial used
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fit, or for a baseline one measurement. `values` are laid on the search's config; `half` of the prompts judges."""
+    """One fit, or for a baseline one measurement: `values` laid on the search's config, judged on one `half`."""
 
     kind: JobKind
     number: int
     name: str
     values: Values
-    half: Literal["search", "final"]
+    half: Half
     origin: str = ""
 
 
@@ -30,7 +31,7 @@ def trial_job(number: int, values: Values, origin: str) -> Job:
     return Job("trial", number, f"trial-{number:03d}", values, "search", origin)
 
 
-def baseline_job(half: Literal["search", "final"]) -> Job:
+def baseline_job(half: Half) -> Job:
     """The reference on one half of the prompts."""
     return Job("baseline", 0, f"baseline-{half}", {}, half, "untuned model")
 

@@ -18,7 +18,9 @@ from phasegpt.config import Config, stages
 from phasegpt.config_io import resolve
 from phasegpt.pairs import Pair, Split, read_pairs, split_pairs
 from phasegpt.schedule import optimizer_steps
+from tune.finalists import most_finals
 from tune.request import Request
+from tune.space import budget
 
 TRAINING_SHARE, DECODING_SHARE = 0.75, 0.14  # of the measured rate; docs/performance.md has where they come from
 TOKENS_PER_WORD = 1.35
@@ -64,8 +66,8 @@ def make_plan(request: Request) -> Plan:
     held_out = config.evaluation.held_out_domains
     split = split_pairs(pairs, config.data.val_split, config.data.stratify_by, held_out, config.experiment.seed)
     search = config.search
-    trials = math.prod(len(d.values) for d in search.parameters.values()) if search.sampler == "grid" else search.trials
-    finals = search.finalists.count * search.finalists.seeds
+    trials = budget(search, request.own_values())
+    finals = most_finals(search, trials)
     runs = stages(config)
     steps = tuple(_steps(stage, len(split.train)) for stage in runs)
     shape = _shape(config)
@@ -89,7 +91,7 @@ def _shape(config: Config) -> Shape | None:
     sizes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
     heads = sizes["num_attention_heads"]
-    key_value = sizes.get("num_key_value_heads", heads) * sizes.get("head_dim", hidden // heads)
+    key_value = sizes.get("num_key_value_heads", heads) * (sizes.get("head_dim") or hidden // heads)
     layer = 2 * hidden * hidden + 2 * hidden * key_value + 3 * hidden * inner
     return Shape(sizes["num_hidden_layers"], hidden, sizes["vocab_size"], layer)
 
@@ -136,7 +138,7 @@ def _forward_flops(shape: Shape, prompt: float, answer: float) -> float:
 
 
 def _pair_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
-    """Forward, and backward through the layers above the lowest adapter; the head is made twice (chunks are recomputed)."""
+    """Forward, and backward through the layers above the lowest adapter; chunks of the head are computed twice."""
     adapted = config.model.lora_config.layers_to_transform
     above = shape.layers // 3 if adapted == "upper_third" else shape.layers - min(adapted) if adapted else shape.layers
     backward = 2 * (prompt + answer) * 2 * above * shape.layer_parameters
@@ -165,9 +167,9 @@ def _advice(config: Config) -> tuple[str, ...]:
     """Settings that the literature rules out, named but not forbidden."""
     said = []
     for key in ("training.learning_rate", "training.phase_b.learning_rate"):
-        distribution = config.search.parameters.get(key)
-        highest = max(distribution.values[:2]) if distribution else 0.0  # type: ignore[type-var]
-        if isinstance(highest, float) and highest > LITERATURE_LR:
+        edges = config.search.parameters[key].edges() if key in config.search.parameters else ()
+        highest = max((edge for edge in edges if isinstance(edge, float)), default=0.0)
+        if highest > LITERATURE_LR:
             said.append(
                 f"{key} goes up to {highest:g}: above about {LITERATURE_LR:g} DPO adapters memorise pairs (trl#1236); "
                 f"with few steps that may still be right, so judge by the final prompts"
@@ -212,7 +214,7 @@ def as_text(plan: Plan) -> str:
         f"+ {plan.finals} finals ({search.finalists.count} x {search.finalists.seeds} seeds) + 2 baselines, "
         f"{' + '.join(map(str, plan.steps))} steps each",
         f"  time        {_time(plan)}",
-        f"  memory      {f'about {plan.memory_gb:.1f} GB a trial' if plan.memory_gb else 'unknown until the model is here'}",
+        f"  memory      {_memory(plan)}",
         f"  results     {request.places.summary}",
         *(f"  note        {text}" for text in (*request.warnings, *plan.warnings)),
         "Nothing was started.",
@@ -227,7 +229,12 @@ def _size(shape: Shape | None) -> str:
 def _time(plan: Plan) -> str:
     if plan.seconds is None or plan.seconds_per_fit is None:
         return "unknown until the base model is here"
-    return f"about {plan.seconds / 60:.0f} min one fit after another, {plan.seconds_per_fit:.0f} s a fit (estimated from FLOPs)"
+    minutes, fit = plan.seconds / 60, plan.seconds_per_fit
+    return f"about {minutes:.0f} min one fit after another, {fit:.0f} s a fit (estimated from FLOPs)"
+
+
+def _memory(plan: Plan) -> str:
+    return f"about {plan.memory_gb:.1f} GB a trial" if plan.memory_gb else "unknown until the base model is here"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

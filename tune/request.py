@@ -3,6 +3,7 @@
 Parsed before torch or ray is imported, so that a mistake is answered in under a second.
 """
 
+import json
 import os
 import re
 import shutil
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phasegpt.config import Config
+from phasegpt.config import Config, value_at
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import Tree, load_tree, project_root, resolve, track_config
-from phasegpt.files import read_json, write_json
+from phasegpt.files import read_json, write_text
 from phasegpt.pairs import PairsError, read_pairs, read_prompts, split_pairs
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -62,7 +63,7 @@ class SearchPlaces:
 
 @dataclass(frozen=True)
 class Request:
-    """A search to run: its track, name, typed config and the machine's side of it. `tree` is the config's plain values."""
+    """A search to run: its track, name, typed config and where it lies. `warnings` are lines for the user."""
 
     track: str
     name: str
@@ -79,9 +80,12 @@ class Request:
         return {key: _at(tree, key) for key in self.config.search.parameters}
 
     def save(self) -> None:
-        """Keep the request beside the search, so that `--resume NAME` needs nothing else."""
+        """Keep the request beside the search, so that `--resume NAME` needs nothing else.
+
+        Keys keep their order: the first objective decides, and parameters are drawn one after another.
+        """
         kept = {"track": self.track, "name": self.name, "profile": self.profile, "config": self.config.dump()}
-        write_json(self.places.request, kept)
+        write_text(self.places.request, json.dumps(kept, indent=1) + "\n")
 
 
 def _at(tree: Mapping[str, Any], key: str) -> Any:
@@ -150,6 +154,7 @@ def resumed_request(track: str, name: str, storage: str | None = None) -> Reques
         config = Tree(str(places.request), kept["config"], {}).typed()
     except ConfigError as error:
         raise RequestError(str(error)) from error
+    check_data(config)
     return Request(track, name, config, kept["profile"], f"going on with {name}", places, True)
 
 
@@ -161,16 +166,28 @@ def storage_folder(asked: str | None) -> Path:
         raise RequestError(
             f"--storage {asked}: only folders are supported yet; give a path (a shared one on a cluster)"
         )
-    return Path(os.path.abspath(os.path.expanduser(asked)))
+    folder = Path(os.path.abspath(os.path.expanduser(asked)))
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise RequestError(f"--storage {asked}: expected a folder that can be written to")
+    return folder
 
 
 def check_searchable(config: Config, tree: Tree) -> None:
-    """Raises RequestError where the config has nothing to search."""
+    """Raises RequestError where the config has nothing to search, or a range without a value to begin with."""
     if not config.search.parameters:
         raise RequestError(
             f"{tree.place(('search',))}: search.parameters: expected at least one parameter to search, found none; "
             f"for a single run: python train.py --config {tree.source}"
         )
+    ranges = [key for key, d in config.search.parameters.items() if d.kind not in ("choice", "grid")]
+    without = [key for key in ranges if value_at(config, key) is None]
+    if without:
+        raise RequestError("\n".join(_no_first_value(key, tree) for key in without))
+
+
+def _no_first_value(key: str, tree: Tree) -> str:
+    place = tree.place(("search", "parameters", key))
+    return f"{place}: search.parameters.{key}: the first trial takes the config's own value, which is null; set {key}"
 
 
 def check_data(config: Config) -> None:

@@ -15,7 +15,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from phasegpt.config_io import project_root
-from tune.request import Request
+from tune.request import Request, RequestError
 from tune.searcher import JobSearcher, StopNotingScheduler
 from tune.study import Study
 from tune.trial import run_job
@@ -33,7 +33,7 @@ class Slots:
     gpus: float
 
 
-class ClusterError(ValueError):
+class ClusterError(RequestError):
     """The cluster cannot run what was asked; the message names its real resources."""
 
 
@@ -41,7 +41,7 @@ class ClusterError(ValueError):
 def cluster(address: str | None) -> Iterator[Mapping[str, float]]:
     """Join the Ray cluster at `address`, or start one for this process alone; yields its resources.
 
-    What we start has no dashboard and ends with the block. `environment.prepare` comes before the import of this module.
+    What we start has no dashboard and ends with the block. `environment.prepare` comes before this module's import.
     """
     if address is None:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -92,7 +92,12 @@ def make_scheduler(request: Request, searcher: JobSearcher) -> TrialScheduler:
         return StopNotingScheduler(FIFOScheduler(), searcher)
     longest = config.training.max_steps or 10_000
     asha = ASHAScheduler(
-        time_attr="step", grace_period=config.evaluation.eval_interval, max_t=longest, reduction_factor=3
+        time_attr="step",
+        metric=searcher.metric,
+        mode=searcher.mode,
+        grace_period=min(config.evaluation.eval_interval, longest),
+        max_t=longest,
+        reduction_factor=3,
     )
     return StopNotingScheduler(asha, searcher)
 

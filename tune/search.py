@@ -6,6 +6,7 @@ Exit status: 0 a winner was found, 2 bad input, 3 the search ended without a usa
 import argparse
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ EXAMPLES = """examples:
   python -m tune.search --track b                       the whole search on this machine
   python -m tune.search --track b --plan                what it would do and how long; starts nothing
   python -m tune.search --track a --trials 24 --set training.beta=0.05
-  python -m tune.search --track b --sampler grid --set 'search.parameters={training.kto_lambda: {grid: [0.01, 0.1, 0.5]}}'
+  python -m tune.search --track b --sampler grid --set 'search.parameters={training.kto_lambda: {grid: [0.01, 0.5]}}'
   python -m tune.search --track b --resume b-20260101-120000
   python -m tune.search --track b --address auto --storage /shared/phasegpt
 """
@@ -95,11 +96,9 @@ def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, and do what was asked; every message is for people."""
     options = parser().parse_args(argv)
-    from tune.request import RequestError
-
     try:
         return _search(options)
-    except (RequestError, _bad_input()) as error:
+    except _bad_input() as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -107,10 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _bad_input() -> type[Exception]:
+def _bad_input() -> tuple[type[Exception], ...]:
     from phasegpt.base_model import ModelError
+    from tune.request import RequestError
+    from tune.spool import TrackingError
 
-    return ModelError
+    return RequestError, ModelError, TrackingError
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -129,9 +130,9 @@ def _request(options: argparse.Namespace) -> "Request":
 
     laid = overrides(options)
     if options.resume:
-        if laid or options.config or options.name:
+        if laid or options.config or options.name or options.profile != "auto":
             raise RequestError(
-                "--resume goes on with the search as it was: leave out --set, --config, --name and the like"
+                "--resume goes on with the search as it was: leave out --set, --config, --profile, --name and the like"
             )
         return resumed_request(options.track, options.resume, options.storage)
     return new_request(
@@ -171,16 +172,20 @@ def _run_alone(request: "Request", options: argparse.Namespace) -> int:
     from phasegpt.config_io import project_root
     from tune import environment
     from tune.console import Console
-    from tune.tracking import SPOOL, Tracker, tracking_uri
+    from tune.delivery import tracking_uri
+    from tune.finalists import most_finals
+    from tune.space import budget
+    from tune.spool import SPOOL
+    from tune.tracking import Tracker
 
     environment.prepare(own_cluster=options.address is None)
     if not request.resumed:
         request.save()
     _log_to(request.places.log)
-    total = (
-        2 + request.config.search.trials + request.config.search.finalists.count * request.config.search.finalists.seeds
-    )
-    console = Console(f"{request.name}: track {request.track}", request.config.search.objectives, total, options.json)
+    search = request.config.search
+    trials = budget(search, request.own_values())
+    jobs = 2 + trials + most_finals(search, trials)
+    console = Console(f"{request.name}: track {request.track}", search.objectives, jobs, options.json)
     console.say(f"{request.name}: {request.profile_reason}")
     for warning in request.warnings:
         console.say(warning)
@@ -201,22 +206,21 @@ def _with_tracker(
 ) -> int:
     from tune.conclude import conclude, final_results, summary, write_summary
     from tune.crown import crown
-    from tune.lineage import search_params, search_tags
+    from tune.lineage import search_tags
     from tune.run import cluster, make_searcher, run_jobs, slots
     from tune.watch import Watch
 
-    tags = search_tags(request)
-    tracker.run(request.name, request.name, parent=None, tags={**tags, "kind": "search"}, params=search_params(request))
-    tracker.file(request.name, request.places.request, "config")
     with cluster(options.address) as resources:
         slot = slots(resources, request.config.search.max_concurrent, options.gpus_per_worker)
+        tags = search_tags(request)
+        _track_begin(request, tracker, {**tags, "kind": "search"})
         searcher = make_searcher(request, slot.cpus)
         watch = Watch(searcher, console, tracker, request.name, tags)
         with console:
             whole = run_jobs(request, searcher, watch, slot)
     if not whole:
         tracker.finish(request.name, "KILLED")
-        return _interrupted(request, console)
+        return _interrupted(request, options)
     found = conclude(request, searcher)
     champion = crown(request, found, tracker, uri, final_results(request, searcher, found.winner)) if found else None
     report = summary(request, searcher, found, champion)
@@ -229,10 +233,29 @@ def _with_tracker(
     return WON if found else NO_RESULT
 
 
-def _interrupted(request: "Request", console: "Console") -> int:
-    command = f"python -m tune.search --track {request.track} --resume {request.name}"
-    console.say(f"Stopped. Finished trials are kept, running ones go on from their checkpoints:\n  {command}")
+def _track_begin(request: "Request", tracker: "Tracker", tags: dict[str, str]) -> None:
+    from tune.lineage import search_params
+
+    tracker.run(request.name, request.name, parent=None, tags=tags, params=search_params(request))
+    tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
+    tracker.file(request.name, request.places.request, "config")
+
+
+def _interrupted(request: "Request", options: argparse.Namespace) -> int:
+    """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
+    command = shlex.join(["python", "-m", "tune.search", *resume_arguments(request, options)])
+    print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
+    print(f"  {command}", file=sys.stderr)
     return INTERRUPTED
+
+
+def resume_arguments(request: "Request", options: argparse.Namespace) -> list[str]:
+    """The options that go on with a search: its name, and where it was told to run and to write."""
+    words = ["--track", request.track, "--resume", request.name]
+    for name in ("storage", "tracking_uri", "address", "gpus_per_worker"):
+        value = getattr(options, name)
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    return words + (["--json"] if options.json else [])
 
 
 def _track_end(request: "Request", report: dict[str, Any], tracker: "Tracker", found: "Conclusion | None") -> None:

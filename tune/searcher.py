@@ -29,10 +29,11 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         first = next(iter(search.objectives))
         super().__init__(metric=first, mode=search.objectives[first])
         self.study, self.search, self.spec, self.results, self.seed = study, search, spec, results, seed
+        self.baselines = [baseline_job("search"), baseline_job("final")]
         self.jobs: dict[str, Job] = {}
         self.ended: dict[str, str] = {}
         self.why: dict[str, str] = {}
-        self._baselines = [job for job in map(baseline_job, ("search", "final")) if not self.done(job)]
+        self._baselines = [job for job in self.baselines if not self.done(job)]
         self._finals: list[Job] | None = None
         self._stopped: set[str] = set()
         self._handed_out_all = False
@@ -61,8 +62,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             return self._baselines.pop(0)
         if any(job.kind == "baseline" for job in self._running()):
             return None  # constraints relative to the baseline need it first
-        if not self.done(baseline_job("search")):
-            return None
+        if not all(self.done(job) for job in self.baselines):
+            return None  # one failed: nothing could be judged
         asked = self.study.ask()
         if asked is not None:
             return trial_job(asked.number, asked.values, asked.origin)
@@ -99,7 +100,9 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """An evaluation before the end goes to the study."""
-        job = self.jobs[trial_id]
+        self._report(self.jobs[trial_id], result)
+
+    def _report(self, job: Job, result: Mapping[str, Any]) -> None:
         if job.kind == "trial" and not result.get(FINISHED_KEY) and self.metric in result:
             self.study.report(job.number, int(result["step"]), metrics_of(result))
 
@@ -120,6 +123,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             baseline = self.read("baseline-search")["metrics"]
             self.study.complete(job.number, metrics, violations(self.search, metrics, baseline))
         elif how == "pruned":
+            self._report(job, result or {})  # Ray keeps the evaluation that led to a stop from `on_trial_result`
             self.study.prune(job.number, why)
         else:
             self.study.fail(job.number, why)

@@ -1,7 +1,7 @@
 """The search space: ranges of a `search:` block as Optuna distributions, and the points a search begins with."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import (
@@ -11,7 +11,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from phasegpt.config_search import Distribution
+from phasegpt.config_search import Distribution, Search
 
 Values = dict[str, Any]
 
@@ -23,24 +23,33 @@ LITERATURE: tuple[tuple[str, Values], ...] = (
 """Published settings of DPO, by where they come from; a search begins with those that lie inside its ranges."""
 
 
-def to_optuna(distribution: Distribution) -> BaseDistribution:
-    """The Optuna distribution of a range; both edges can be drawn."""
+def to_optuna(distribution: Distribution, own: Any) -> BaseDistribution:
+    """The Optuna distribution of a range; both edges can be drawn.
+
+    A choice is given the config's `own` value where it lacks it: the first trial takes that value, and Optuna's choices
+    cannot grow for one trial alone.
+    """
     kind, values = distribution.kind, distribution.values
     if kind in ("choice", "grid"):
-        return CategoricalDistribution(values)
+        return CategoricalDistribution(values if own in values else (*values, own))
     if kind == "randint":
-        return IntDistribution(*values)  # type: ignore[arg-type]
+        return IntDistribution(*values)
     low, high = float(values[0]), float(values[1])  # type: ignore[arg-type]
     if kind == "quniform":
         return FloatDistribution(low, high, step=float(values[2]))  # type: ignore[arg-type]
     return FloatDistribution(low, high, log=kind == "loguniform")
 
 
-def grid_points(parameters: Mapping[str, Distribution]) -> Iterator[Values]:
-    """Every combination of the values of grids and choices, the last parameter moving fastest."""
-    names = list(parameters)
-    for combination in itertools.product(*(parameters[name].values for name in names)):
-        yield dict(zip(names, combination, strict=True))
+def grid_points(parameters: Mapping[str, Distribution], own: Values) -> list[Values]:
+    """The config's `own` values, then every other combination of the grids', the last parameter moving fastest."""
+    combinations = itertools.product(*(distribution.values for distribution in parameters.values()))
+    points = [dict(zip(parameters, combination, strict=True)) for combination in combinations]
+    return [own, *(point for point in points if point != own)]
+
+
+def budget(search: Search, own: Values) -> int:
+    """How many trials a search has: as many as it asks for, or as its grid has points."""
+    return len(grid_points(search.parameters, own)) if search.sampler == "grid" else search.trials
 
 
 def contains(distribution: Distribution, value: Any) -> bool:
@@ -54,10 +63,11 @@ def contains(distribution: Distribution, value: Any) -> bool:
 
 
 def literature_points(parameters: Mapping[str, Distribution], own: Values, limit: int) -> list[tuple[str, Values]]:
-    """At most `limit` published settings inside every range; what they do not name keeps the config's `own` value."""
+    """At most `limit` published settings inside every range, none of them `own`; the rest keeps the config's values."""
     points: list[tuple[str, Values]] = []
     for source, published in LITERATURE:
         named = {name: value for name, value in published.items() if name in parameters}
-        if named and all(contains(parameters[name], value) for name, value in named.items()):
+        inside = all(contains(parameters[name], value) for name, value in named.items())
+        if inside and {**own, **named} != own:
             points.append((source, {**own, **named}))
     return points[:limit]

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -20,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from phasegpt.config_search import Search
-from tune.space import Values, grid_points, literature_points, to_optuna
+from tune.space import Values, budget, grid_points, literature_points, to_optuna
 
 log = logging.getLogger("phasegpt")
 ORIGIN, WHY, CURVE, METRICS, STARTUP = "origin", "why", "curve", "metrics", 5
@@ -54,7 +53,8 @@ class Study:
     def __init__(self, name: str, journal: Path, search: Search, own: Values, seed: int) -> None:
         self.search, self.seed = search, seed
         self.objectives = list(search.objectives)
-        self._distributions = {key: to_optuna(d) for key, d in search.parameters.items()}
+        self._distributions = {key: to_optuna(d, own[key]) for key, d in search.parameters.items()}
+        self.budget = budget(search, own)
         self._study = _open(
             name, journal, ["maximize" if d == "max" else "minimize" for d in search.objectives.values()]
         )
@@ -62,13 +62,6 @@ class Study:
         if not self._study.get_trials(deepcopy=False):
             self._queue_first_points(own)
         self._again = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
-
-    @property
-    def budget(self) -> int:
-        """How many trials the search is to have; a grid has as many as it has points."""
-        if self.search.sampler == "grid":
-            return math.prod(len(d.values) for d in self.search.parameters.values())
-        return self.search.trials
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial that was asked for, by number."""
@@ -80,18 +73,24 @@ class Study:
             return self._take_up(self._again.pop(0))
         if len(self.trials()) >= self.budget:
             return None
-        number = len(self.trials())
-        self._study.sampler = SAMPLERS[self.search.sampler](self.seed * 100_003 + number)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a config's own value may lie outside the searched range
-            trial = self._study.ask(self._distributions)
-        self._running[trial.number] = trial
-        return _asked(trial.number, trial.params, trial.user_attrs)
+        self._seed_sampler(len(self.trials()))
+        return self._with_values(self._study.ask())
 
     def _take_up(self, number: int) -> Asked:
-        frozen = self._frozen(number)
-        self._running[number] = optuna.Trial(self._study, frozen._trial_id)
-        return _asked(number, frozen.params, frozen.user_attrs)
+        self._seed_sampler(self.budget + number)  # a seed of its own, for values that were never drawn
+        return self._with_values(optuna.Trial(self._study, self._frozen(number)._trial_id))
+
+    def _seed_sampler(self, number: int) -> None:
+        self._study.sampler = SAMPLERS[self.search.sampler](self.seed * 100_003 + number)
+
+    def _with_values(self, trial: optuna.Trial) -> Asked:
+        """Draw what the trial has no value of yet: all of a new one, perhaps some of one whose process died."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a config's own value may lie outside the searched range
+            for key, distribution in self._distributions.items():
+                trial._suggest(key, distribution)
+        self._running[trial.number] = trial
+        return Asked(trial.number, trial.params, str(trial.user_attrs.get(ORIGIN, "sampler")))
 
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Note an evaluation before the end. Intermediate values in a study of several objectives would crash TPE."""
@@ -101,6 +100,10 @@ class Study:
         value = metrics.get(self.objectives[0], math.nan)
         if len(self.objectives) == 1 and math.isfinite(value):
             trial.report(value, step)
+
+    def reported_steps(self, number: int) -> set[int]:
+        """The steps of the evaluations that `report` was told of."""
+        return {int(step) for step in self._frozen(number).user_attrs.get(CURVE, {})}
 
     def complete(self, number: int, metrics: Mapping[str, float], violations: Mapping[str, float]) -> None:
         """Tell a trial that ran to its end. A missing or non-finite objective makes it FAIL."""
@@ -132,17 +135,13 @@ class Study:
         return next(t for t in self._study.get_trials(deepcopy=False) if t.number == number)
 
     def _queue_first_points(self, own: Values) -> None:
+        points = [("config", own)]
         if self.search.sampler == "grid":
-            for point in grid_points(self.search.parameters):
-                self._study.enqueue_trial(point, user_attrs={ORIGIN: "grid"})
-            return
-        self._study.enqueue_trial(own, user_attrs={ORIGIN: "config"})
-        for source, point in literature_points(self.search.parameters, own, self.budget // POINTS_PER_LITERATURE):
-            self._study.enqueue_trial(point, user_attrs={ORIGIN: source})
-
-
-def _asked(number: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> Asked:
-    return Asked(number, dict(params), str(attributes.get(ORIGIN, "sampler")))
+            points += [("grid", point) for point in grid_points(self.search.parameters, own)[1:]]
+        else:
+            points += literature_points(self.search.parameters, own, self.budget // POINTS_PER_LITERATURE)
+        for origin, point in points:
+            self._study.enqueue_trial(point, user_attrs={ORIGIN: origin})
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from phasegpt.train import RunPaths, Workbench
 
 log = logging.getLogger("phasegpt")
-SECONDS_BETWEEN_STEP_REPORTS = 1.0
+SECONDS_BETWEEN_REPORTS = 1.0
 _warm: dict[str, "Workbench"] = {}
 
 
@@ -67,7 +67,7 @@ def _measure(config: "Config", paths: "RunPaths", job: Job, bench: "Workbench") 
     from phasegpt.files import write_json
     from phasegpt.train import measure
 
-    evaluation = measure(config, paths=paths, half=job.half, workbench=bench)
+    evaluation = measure(config, paths=paths, half=job.half, workbench=bench, on_progress=_Reporter().progress)
     write_json(paths.results, {**asdict(evaluation), "metrics": evaluation.summary, "name": paths.name})
     return _reported(evaluation.summary, 0, "")
 
@@ -78,19 +78,43 @@ def _fit(config: "Config", paths: "RunPaths", job: Job, bench: "Workbench", spec
     from phasegpt.evaluate import Evaluation
     from phasegpt.train import fit
 
-    last = [time.monotonic()]
+    report = _Reporter()
 
     def on_step(step: int, values: Mapping[str, float]) -> None:
-        if time.monotonic() - last[0] >= SECONDS_BETWEEN_STEP_REPORTS:
-            last[0] = time.monotonic()
-            tune.report({"step": step, "loss": values.get("loss", 0.0)})
+        report.now_and_then({"step": step, "loss": values.get("loss", 0.0)})
 
     def on_evaluation(evaluation: Evaluation, _: Path) -> None:
         if evaluation.step < evaluation.steps:  # the last one is told by the end of the run, with its files on disk
             tune.report(_reported(evaluation.summary, evaluation.step, spec["objective"]))
 
-    result = fit(config, on_evaluation, paths=paths, half=job.half, workbench=bench, on_step=on_step)
+    result = fit(
+        config,
+        on_evaluation,
+        paths=paths,
+        half=job.half,
+        workbench=bench,
+        on_step=on_step,
+        on_progress=report.progress,
+    )
     return _reported(result.metrics, result.steps, spec["objective"])
+
+
+class _Reporter:
+    """Reports of progress to the driver, at most one a second: each costs a round trip."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def now_and_then(self, report: Mapping[str, Any]) -> None:
+        from ray import tune
+
+        if time.monotonic() - self.last >= SECONDS_BETWEEN_REPORTS:
+            self.last = time.monotonic()
+            tune.report(dict(report))
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Shared work that a job makes before its first step."""
+        self.now_and_then({"step": 0, "doing": f"{what} {done}/{total}"})
 
 
 def _reported(metrics: Mapping[str, float], step: int, objective: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What Ray tells about jobs, passed on to the terminal and to MLflow. Runs in the driver; decides nothing."""
+"""What Ray tells about jobs, passed on to the terminal and to MLflow. Runs in the driver; decides nothing.
+
+In MLflow a job's curve is under `eval/<metric>`, its steps under `train/<name>`; `<metric>` alone is what it came to.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -12,10 +15,15 @@ from phasegpt.files import read_json
 from tune.console import Console
 from tune.jobs import Job
 from tune.searcher import FINISHED_KEY, JobSearcher, metrics_of
-from tune.tracking import Tracker, flat_params
+from tune.tracking import Status, Tracker, flat_params
 
 log = logging.getLogger("phasegpt")
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+STATUS: dict[str, Status] = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
 
 
 class Watch(Callback):  # type: ignore[misc]
@@ -49,9 +57,9 @@ class Watch(Callback):  # type: ignore[misc]
         """A job reports a step or an evaluation."""
         job = self.searcher.jobs[trial.trial_id]
         metrics = metrics_of(result)
-        self.console.update(job.name, int(result.get("step", 0)), metrics)
-        if metrics and not result.get(FINISHED_KEY):
-            self.tracker.metrics(self.key(job), metrics, int(result["step"]))
+        self.console.update(job.name, int(result.get("step", 0)), metrics, str(result.get("doing", "")))
+        if job.kind == "trial" and metrics and not result.get(FINISHED_KEY):
+            self._log_curve(job, metrics, int(result["step"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A job ended: Ray has told the searcher, which knows how."""
@@ -79,6 +87,10 @@ class Watch(Callback):  # type: ignore[misc]
         for entry in result.get("training_log", ()):
             values = {f"train/{name}": value for name, value in entry.items() if name != "step"}
             self.tracker.metrics(key, values, int(entry["step"]))
+        told = self.searcher.study.reported_steps(job.number) if job.kind == "trial" else set()
+        for evaluation in result.get("curve", ()):
+            if evaluation["step"] not in told:
+                self._log_curve(job, {n: v for n, v in evaluation.items() if n != "step"}, evaluation["step"])
         self.tracker.metrics(key, result["metrics"], int(result["step"]))
         if result.get("answers"):
             self.tracker.table(key, result["answers"], "answers.json")
@@ -87,6 +99,9 @@ class Watch(Callback):  # type: ignore[misc]
             self.tracker.tags(key, {"config_hash": result["config_hash"], "data_hash": result["hashes"]["data"]})
             self.tracker.file(key, Path(result["adapter"]).with_name("config.yaml"), "config")
             self.tracker.folder(key, Path(result["adapter"]), "adapter")
+
+    def _log_curve(self, job: Job, metrics: Mapping[str, float], step: int) -> None:
+        self.tracker.metrics(self.key(job), {f"eval/{name}": value for name, value in metrics.items()}, step)
 
     def _params(self, job: Job) -> dict[str, str]:
         config = Tree(job.name, self.searcher.spec["config"], {}).with_values(job.values, job.name).values

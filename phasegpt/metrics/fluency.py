@@ -19,8 +19,10 @@ def perplexity(policy: Policy, tokens: Sequence[int], window: int = WINDOW, stri
 
     A window of `window` tokens moves on by `stride`; each token but the very first is scored exactly once, in the
     first window that holds it, so with at least `window - stride` tokens of context beyond the first window.
-    Raises ValueError for fewer than two tokens, which leave nothing to score.
+    Raises ValueError for fewer than two tokens, which leave nothing to score, and for windows without overlap.
     """
+    if not 0 < stride < window:
+        raise ValueError(f"perplexity over windows of {window} needs a stride from 1 to {window - 1}, found {stride}")
     if len(tokens) < 2:
         raise ValueError(f"perplexity needs two tokens of text, found {len(tokens)}; see evaluation.fluency_tokens")
     total, count = 0.0, 0

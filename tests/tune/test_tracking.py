@@ -1,4 +1,4 @@
-"""The spool, and what arrives in MLflow: one real SQLite MLflow, and an address where nobody answers."""
+"""What a tracker says arrives in MLflow once: one real SQLite MLflow, and an address where nobody answers."""
 
 import json
 import logging
@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tune import tracking
-from tune.tracking import RUN_KEY, SPOOL, Tracker, TrackingError, flat_params, open_client, read_spool, tracking_uri
-
-# MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is MLflow's to heed.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+from tune import outbox, tracking
+from tune import spool as spooling
+from tune.delivery import RUN_KEY, open_client, tracking_uri
+from tune.spool import SPOOL, TrackingError, read_spool
+from tune.tracking import Tracker, flat_params
 
 NOBODY = "http://someone:secret@127.0.0.1:9"
 ENOUGH = 30.0
@@ -66,24 +66,10 @@ def a_small_search(tracker: Tracker, trials: int = 2, steps: int = 3) -> None:
         tracker.finish(key)
 
 
-def test_the_address_is_the_given_one_then_the_environments_then_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert tracking_uri(tmp_path, None) == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert tracking_uri(tmp_path, None) == "http://server:5000"
-    assert tracking_uri(tmp_path, "http://other") == "http://other"
-
-
 def test_params_are_flat_and_texts_stay_as_they_are() -> None:
     config = {"a": {"b": 5e-5, "c": ["x", 1]}, "d": None, "e": True, "f": "text", "g": {}}
     flat = {"a.b": "5e-05", "a.c": '["x", 1]', "d": "null", "e": "true", "f": "text", "g": "{}"}
     assert flat_params(config) == flat
-
-
-def test_credentials_are_taken_out_of_addresses_only() -> None:
-    assert tracking.without_credentials("at http://u:p@host:5000/x: no") == "at http://host:5000/x: no"
-    assert tracking.without_credentials("models:/phasegpt-track-b@champion") == "models:/phasegpt-track-b@champion"
 
 
 def test_runs_metrics_tables_and_files_arrive(uri: str, spool: Path, tmp_path: Path) -> None:
@@ -202,7 +188,7 @@ def test_the_search_goes_on_through_server_errors(uri: str, spool: Path, monkeyp
             raise MlflowException("500 Internal Server Error")
 
     monkeypatch.setattr(MlflowClient, "log_batch", flaky)
-    monkeypatch.setattr(tracking, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(outbox, "FIRST_PAUSE", 0.01)
     tracker = Tracker(uri, "flaky", spool)
     a_small_search(tracker)
     assert tracker.close(ENOUGH) == 0
@@ -258,7 +244,7 @@ def test_a_torn_last_line_is_cut_with_a_warning(uri: str, spool: Path, caplog: p
     first.close(0.0)
     with spool.open("ab") as handle:
         handle.write(b'{"sum":"0000')
-    with caplog.at_level(logging.WARNING, "tune.tracking"):
+    with caplog.at_level(logging.WARNING, "tune.spool"):
         second = Tracker(uri, "torn", spool)
     assert f"{spool}:3: a torn last line was cut" in caplog.text
     assert second.close(ENOUGH) == 0
@@ -266,24 +252,8 @@ def test_a_torn_last_line_is_cut_with_a_warning(uri: str, spool: Path, caplog: p
     assert [event["kind"] for event in read_spool(spool)[0]] == ["open", "run", "open"]
 
 
-def test_a_damaged_line_elsewhere_is_an_error_that_names_it(spool: Path) -> None:
-    first = Tracker(NOBODY, "damaged", spool)
-    first.run("s", "search")
-    first.close(0.0)
-    spool.write_bytes(spool.read_bytes().replace(b'"damaged"', b'"changed"'))
-    with pytest.raises(TrackingError, match=rf"{SPOOL}:1: this line is damaged"):
-        Tracker(NOBODY, "damaged", spool)
-
-
-def test_a_spool_shorter_than_what_was_sent_is_an_error(spool: Path) -> None:
-    spool.parent.mkdir()
-    spool.with_name(f"{SPOOL}.sent").write_text('{"sent": 5, "doubt": 5}')
-    with pytest.raises(TrackingError, match="5 events were sent, but"):
-        Tracker(NOBODY, "short", spool)
-
-
 def test_two_senders_on_one_spool_are_refused(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "LEAVE", 0.1)
+    monkeypatch.setattr(spooling, "LEAVE", 0.1)
     first = Tracker(NOBODY, "two", spool)
     with pytest.raises(TrackingError, match="is in use"):
         Tracker(NOBODY, "two", spool)
@@ -297,7 +267,8 @@ def test_sync_of_a_folder_without_a_spool_is_one_message(tmp_path: Path, capsys:
 
 def test_the_first_use_of_a_database_is_quiet(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from tune.tracking import Tracker, tracking_uri\n"
+        "import sys; from pathlib import Path\n"
+        "from tune.delivery import tracking_uri; from tune.tracking import Tracker\n"
         "root = Path(sys.argv[1]); t = Tracker(tracking_uri(root, None), 'quiet', root / 's.jsonl')\n"
         "t.run('s', 'search'); t.finish('s'); sys.exit(t.close(60))"
     )

@@ -1,0 +1,7 @@
+"""python -m phasegpt."""
+
+import sys
+
+from phasegpt.cli import main
+
+sys.exit(main())

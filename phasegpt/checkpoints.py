@@ -1,0 +1,46 @@
+"""A saved checkpoint opened to generate: an adapter folder, a run's folder, or a registry address."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from phasegpt.base_model import ModelError
+from phasegpt.config_io import project_root
+from phasegpt.evaluate import generate
+from phasegpt.models import Policy, load_base, load_policy
+from phasegpt.trainer import ADAPTER
+
+
+def answers(address: str, prompts: Sequence[str], max_new_tokens: int, work: Path, uri: str | None) -> list[str]:
+    """Greedy answers of a checkpoint; `work` is a folder to download to, `uri` the MLflow of a registry address."""
+    return generate(open_checkpoint(address, work, uri), prompts, max_new_tokens)
+
+
+def open_checkpoint(address: str, work: Path, uri: str | None = None) -> Policy:
+    """The policy of `address` (a folder, or models:/NAME@ALIAS) on the base model that its adapter names."""
+    folder = _adapter_folder(fetch(address, work, uri) if address.startswith("models:/") else Path(address))
+    name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return load_policy(load_base(name, project_root()), folder)
+
+
+def fetch(address: str, work: Path, uri: str | None) -> Path:
+    """Download a registered model to `work`. Raises ModelError where the registry has none at this address."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    try:
+        return Path(download_artifacts(artifact_uri=address, dst_path=str(work), tracking_uri=tracking))
+    except MlflowException as error:
+        raise ModelError(f"{address}: the registry has no such model ({error.message}); run a search first") from error
+
+
+def _adapter_folder(folder: Path) -> Path:
+    places = (folder, folder / ADAPTER, folder / "data" / "phasegpt" / "adapter")
+    found = next((place for place in places if (place / "adapter_config.json").is_file()), None)
+    if found is None:
+        raise ModelError(
+            f"{folder}: no adapter there (expected adapter_config.json, or a run's folder with {ADAPTER}/)"
+        )
+    return found

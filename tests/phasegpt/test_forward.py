@@ -1,0 +1,119 @@
+"""Log-probs of completions: those of full logits, whatever the padding, the batch and its order."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from phasegpt.divergences import KINDS, divergence
+from phasegpt.encoding import EncodedPair, encode_pair, pair_batch
+from phasegpt.forward import PairModel, completion_hidden, sum_by_row
+from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
+from phasegpt.pairs import read_pairs
+from tests.toy import DOMAINS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def assert_exact(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.fixture(scope="module")
+def policy(toy_model_dir: Path) -> Iterator[Policy]:
+    """A trained-looking policy in float64, where nothing but rounding at 1e-15 may differ."""
+    base = load_base(str(toy_model_dir), Path("/"), dtype=torch.float64)
+    policy = attach_policy(base, LoraSettings(4, 8, 0.0, ("q_proj", "v_proj")), seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    yield policy
+    policy.detach()
+
+
+@pytest.fixture(scope="module")
+def pairs(policy: Policy, toy_pairs_file: Path) -> list[EncodedPair]:
+    return [encode_pair(policy.base.tokenizer, pair, 512, 256) for pair in read_pairs(toy_pairs_file, DOMAINS)[:4]]
+
+
+def batch_of(policy: Policy, pairs: list[EncodedPair]) -> dict[str, Tensor]:
+    batch = pair_batch(pairs, policy.base.tokenizer.pad_token_id)
+    return {**batch, "reference_logps": torch.zeros(2 * len(pairs), dtype=torch.float64)}
+
+
+def logps_of(policy: Policy, pairs: list[EncodedPair]) -> Tensor:
+    """[B, 2]: chosen and rejected of each pair."""
+    with torch.no_grad():
+        outputs = PairModel(policy)(batch_of(policy, pairs))
+    return torch.stack([outputs.policy_chosen_logps, outputs.policy_rejected_logps], dim=1)
+
+
+def logits_of(policy: Policy, prompt: tuple[int, ...], completion: tuple[int, ...]) -> Tensor:
+    """[completion tokens, V]: plain logits of one unpadded sequence."""
+    with torch.no_grad():
+        logits: Tensor = policy.model(input_ids=torch.tensor([[*prompt, *completion]])).logits
+    return logits[0, len(prompt) - 1 : -1]
+
+
+def test_the_log_probs_are_the_sums_over_full_logits(policy: Policy, pairs: list[EncodedPair]) -> None:
+    for pair, found in zip(pairs, logps_of(policy, pairs), strict=True):
+        for completion, logp in zip((pair.chosen, pair.rejected), found, strict=True):
+            log_probs = torch.log_softmax(logits_of(policy, pair.prompt, completion), dim=-1)
+            expected = log_probs.gather(1, torch.tensor(completion)[:, None]).sum()
+            assert_exact(logp, expected)
+
+
+def test_padding_and_order_change_no_log_prob(policy: Policy, pairs: list[EncodedPair]) -> None:
+    together = logps_of(policy, pairs)
+    alone = torch.cat([logps_of(policy, [pair]) for pair in pairs])
+    turned = logps_of(policy, pairs[::-1]).flip(0)
+    assert_exact(alone, together)
+    assert_exact(turned, together)
+    assert len({len(pair.prompt) + len(pair.chosen) for pair in pairs}) > 1
+
+
+def test_a_wider_batch_with_more_padding_changes_no_log_prob(policy: Policy, pairs: list[EncodedPair]) -> None:
+    batch = batch_of(policy, pairs)
+    wide = {
+        name: value if value.dim() == 1 else torch.nn.functional.pad(value, (0, 7)) for name, value in batch.items()
+    }
+    with torch.no_grad():
+        narrow, padded = PairModel(policy)(batch), PairModel(policy)(wide)
+    assert_exact(padded.policy_chosen_logps, narrow.policy_chosen_logps)
+    assert_exact(padded.policy_rejected_logps, narrow.policy_rejected_logps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequences_divergence_is_the_mean_over_its_completion_tokens(
+    policy: Policy, pairs: list[EncodedPair], kind: str
+) -> None:
+    batch = batch_of(policy, pairs)
+    with policy.as_reference():
+        batch["reference_hidden"], _, _ = completion_hidden(policy, batch)
+    with torch.no_grad():
+        outputs = PairModel(policy, kind, temperature=1.5)(batch, with_divergence=True)
+    completions = [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
+    assert outputs.divergences is not None
+    assert outputs.completion_tokens.tolist() == [len(completion) for _, completion in completions]
+    for found, (prompt, completion) in zip(outputs.divergences, completions, strict=True):
+        own = logits_of(policy, prompt, completion)
+        with policy.as_reference():
+            reference = logits_of(policy, prompt, completion)
+        assert_exact(found, divergence(own, reference, kind, 1.5).mean())
+        assert found > 1e-4
+
+
+def test_the_reference_of_the_batch_is_handed_on(policy: Policy, pairs: list[EncodedPair]) -> None:
+    batch = batch_of(policy, pairs)
+    batch["reference_logps"] = torch.arange(8, dtype=torch.float32)
+    outputs = PairModel(policy)(batch)
+    assert outputs.reference_chosen_logps.tolist() == [0, 1, 2, 3]
+    assert outputs.reference_rejected_logps.tolist() == [4, 5, 6, 7]
+    assert outputs.divergences is None
+
+
+def test_values_are_summed_into_their_rows() -> None:
+    assert sum_by_row(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 0, 2]), 4).tolist() == [2, 0, 5, 0]

@@ -1,0 +1,69 @@
+"""The last words of a search: the same facts as in `--json`, for people."""
+
+from typing import Any
+
+import pytest
+
+from tests.tune.conftest import ToyRequest
+from tune.ending import ending
+
+SCORES = {"spiral_score": 0.5, "perplexity": 40.0}
+INTERVAL = {"mean": 0.1, "low": 0.02, "high": 0.2}
+
+
+def finalist(number: int, **changes: Any) -> dict[str, Any]:
+    found = {"trial": f"trial-{number:03d}", "metrics": SCORES, "interval": [0.4, 0.6], "over_defaults": INTERVAL}
+    return {**found, **changes}
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return {
+        "objectives": {"spiral_score": "max", "perplexity": "min"},
+        "winner": {"trial": "trial-003", "params": {"training.beta": 0.123456, "training.learning_rate": 5e-5}},
+        "verdict": "better than the config's own values: +0.100 [+0.020, +0.200] over 12 prompts",
+        "baseline_final": {"metrics": {"spiral_score": 0.25}},
+        "finalists": [finalist(3), finalist(0, over_defaults=None)],
+        "champion": {"model": "phasegpt-track-b", "version": "2", "promoted": True, "reason": "beats the champion"},
+    }
+
+
+def test_the_winner_its_gain_and_the_champion_are_told(report: dict[str, Any], toy_request: ToyRequest) -> None:
+    text = ending(toy_request(), report)
+    for line in (
+        "Winner: trial-003 with β = 0.123, lr = 5e-05",
+        "  better than the config's own values: +0.100 [+0.020, +0.200] over 12 prompts",
+        "    untuned model    spiral_score 0.250  perplexity -",
+        "    trial-003        spiral_score 0.500  perplexity 40.000  spiral_score interval [0.400, 0.600]",
+        "    trial-000        spiral_score 0.500  perplexity 40.000  spiral_score interval [0.400, 0.600] "
+        "(the config's own values)",
+        "Champion: phasegpt-track-b version 2 is now champion: beats the champion",
+    ):
+        assert line in text.splitlines()
+
+
+def test_the_commands_to_look_further_name_this_search(report: dict[str, Any], toy_request: ToyRequest) -> None:
+    request = toy_request()
+    text = ending(request, report)
+    assert "make ui" in text
+    assert "python -m tune.registry show --track b" in text
+    assert str(request.places.summary) in text
+
+
+def test_a_winner_that_was_not_promoted_is_told_with_the_reason(
+    report: dict[str, Any], toy_request: ToyRequest
+) -> None:
+    report["champion"] |= {"version": None, "promoted": False, "reason": "MLflow was away; nothing was registered"}
+    assert "was not promoted: MLflow was away; nothing was registered" in ending(toy_request(), report)
+
+
+def test_a_finalist_without_an_interval_is_told_without_one(report: dict[str, Any], toy_request: ToyRequest) -> None:
+    report["finalists"] = [finalist(3, interval=None)]
+    lines = ending(toy_request(), report).splitlines()
+    assert "    trial-003        spiral_score 0.500  perplexity 40.000" in lines
+
+
+def test_without_a_winner_the_log_is_named(report: dict[str, Any], toy_request: ToyRequest) -> None:
+    request = toy_request()
+    report["winner"] = None
+    assert ending(request, report) == f"No trial came to a result; the log tells why: {request.places.log}"

@@ -1,0 +1,93 @@
+"""The plan of a toy search, by numbers that can be counted by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tune.conftest import ToyRequest
+from tune.plan import Shape, as_json, as_text, make_plan
+
+
+def test_the_plan_of_the_toy_is_what_can_be_counted(toy_request: ToyRequest) -> None:
+    """36 pairs, 9 of them artistic and held out; 3 trials and 2 x 2 finals of 4 steps.
+
+    A toy layer: q and o 64·64 each, k and v 64·32 each, three matrices of 64·128 -> 36,864 parameters.
+    """
+    plan = make_plan(toy_request())
+    assert (len(plan.split.held_out), len(plan.split.train) + len(plan.split.val)) == (9, 27)
+    assert len(plan.split.val) in (4, 5)
+    assert (plan.trials, plan.finals, plan.steps) == (3, 4, (4,))
+    assert plan.shape is not None
+    assert (plan.shape.layers, plan.shape.hidden, plan.shape.layer_parameters) == (4, 64, 36_864)
+    assert plan.shape.parameters == 4 * 36_864 + plan.shape.vocabulary * 64
+    assert plan.seconds is not None
+    assert plan.seconds_per_fit is not None
+    assert plan.seconds > 7 * plan.seconds_per_fit > 0
+    assert plan.memory_gb is not None
+    assert 1 < plan.memory_gb < 2
+
+
+def test_steps_go_by_epochs_where_no_number_is_given(toy_request: ToyRequest) -> None:
+    """22 or 23 pairs in batches of 4 are 6 batches, 2 batches a step are 3 steps an epoch."""
+    sets = ("training.max_steps=null", "training.num_epochs=2", "training.batch_size=4")
+    assert make_plan(toy_request(*sets, "training.gradient_accumulation_steps=2")).steps == (6,)
+
+
+def test_a_grid_is_counted_by_its_points_and_the_configs_own(toy_request: ToyRequest) -> None:
+    grid = "search.parameters={training.beta: {grid: [0.05, 0.2]}, training.kto_lambda: {grid: [0.1, 0.5]}}"
+    assert make_plan(toy_request("search.sampler=grid", grid)).trials == 5
+    assert make_plan(toy_request("search.sampler=grid", grid, "training.beta=0.2")).trials == 4
+
+
+def test_a_single_finalist_is_joined_by_the_configs_own_values(toy_request: ToyRequest) -> None:
+    assert make_plan(toy_request("search.finalists={count: 1, seeds: 3}")).finals == 6
+    assert make_plan(toy_request("search.finalists={count: 5, seeds: 1}")).finals == 3
+
+
+def test_a_model_that_is_not_here_leaves_time_and_memory_open(toy_request: ToyRequest) -> None:
+    plan = make_plan(toy_request("model.base_model=someone/not-here"))
+    assert (plan.shape, plan.seconds, plan.memory_gb) == (None, None, None)
+    assert as_text(plan).count("unknown until the base model is here") == 2
+    assert as_json(plan)["seconds"] is None
+
+
+def test_more_steps_more_evaluations_and_all_layers_take_longer(toy_request: ToyRequest) -> None:
+    quick = make_plan(toy_request("model.lora_config.layers_to_transform=[3]")).seconds_per_fit
+    slow = make_plan(toy_request("training.max_steps=32", "evaluation.eval_interval=1")).seconds_per_fit
+    assert quick is not None
+    assert slow is not None
+    assert slow > 2 * quick
+
+
+@pytest.mark.parametrize(("highest", "notes"), [("1.0e-3", 1), ("5.0e-5", 0)])
+def test_a_learning_rate_beyond_the_literature_is_noted(toy_request: ToyRequest, highest: str, notes: int) -> None:
+    plan = make_plan(toy_request(f"search.parameters.training.learning_rate={{choice: [1.0e-6, 2.0e-6, {highest}]}}"))
+    assert len(plan.warnings) == notes
+    assert all("trl#1236" in note for note in plan.warnings)
+
+
+def test_the_text_says_what_would_run_and_that_nothing_did(toy_request: ToyRequest, tmp_path: Path) -> None:
+    text = as_text(make_plan(toy_request("search.constraints={kl_divergence: '<= 2.0'}")))
+    for line in (
+        "Track b: profile laptop, as asked",
+        "objectives  eval_loss min; constraints kl_divergence <= 2.0",
+        "space       training.kto_lambda: loguniform [0.001, 1.0]",
+        "training.beta: loguniform [0.01, 1.0]",
+        "fits        3 trials (tpe, scheduler none) + 4 finals (2 x 2 seeds) + 2 baselines, 4 steps each",
+        f"results     {tmp_path}/store/results/v14/track_b/toy.json",
+    ):
+        assert line in text
+    assert text.endswith("Nothing was started.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_object_for_scripts_holds_the_same_numbers(toy_request: ToyRequest) -> None:
+    plan = make_plan(toy_request())
+    found = as_json(plan)
+    assert (found["trials"], found["finals"], found["steps"]) == (3, 4, [4])
+    assert found["pairs"] == {"train": 27 - len(plan.split.val), "val": len(plan.split.val), "held_out": 9}
+    assert found["config"]["training"]["beta"] == 0.1
+
+
+def test_a_shape_counts_a_tied_embedding_once() -> None:
+    assert Shape(layers=2, hidden=8, vocabulary=100, layer_parameters=50).parameters == 2 * 50 + 100 * 8

@@ -1,0 +1,170 @@
+"""python train.py --config FILE: one run of one config, with the seed's own options.
+
+Writes checkpoints/, experiments/ and results/ as the seed lays them out, and one MLflow run. Exit status: 0 the run
+ended, 2 bad input, 3 the run failed, 130 interrupted.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phasegpt.config import Config
+    from phasegpt.train import RunPaths, RunResult
+    from tune.tracking import Tracker
+
+DONE, BAD_INPUT, FAILED, INTERRUPTED = 0, 2, 3, 130
+
+EXAMPLES = """examples:
+  python train.py --config configs/v14/dpo_extended_100pairs.yaml
+  python train.py --config configs/v14/kto_regularized.yaml --kto_lambda 0.05
+  python train.py --config configs/v14/dpo_extended_100pairs.yaml --lr 5e-5 --set training.max_steps=20
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python train.py",
+        description="Train one config: metrics, per-prompt rows and a checkpoint out.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--config", required=True, metavar="FILE", help="a YAML file as under configs/v14/")
+    p.add_argument("--lr", metavar="X", help="training.learning_rate")
+    p.add_argument("--beta", metavar="X", help="training.beta; lower moves further from the reference")
+    weight = p.add_mutually_exclusive_group()
+    weight.add_argument("--lambda", dest="kto_lambda", metavar="X", help="training.kto_lambda; higher is more careful")
+    weight.add_argument("--kto_lambda", dest="kto_lambda", metavar="X", help="the same")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="override any key")
+    p.add_argument("--profile", default="auto", choices=("auto", "laptop", "gpu", "none"), help="default: auto")
+    p.add_argument("--name", help="name of the run (default: experiment.name and the time)")
+    p.add_argument("--storage", metavar="FOLDER", help="where everything is written (default: the project)")
+    p.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: sqlite:///mlflow.db in the project)")
+    p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, check, run; every message is for people."""
+    options = parser().parse_args(argv)
+    from phasegpt.base_model import ModelError
+    from phasegpt.config_errors import ConfigError
+    from tune.request import RequestError
+
+    try:
+        return _main(options)
+    except (ConfigError, RequestError, ModelError) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --name goes on from the newest checkpoint", file=sys.stderr)
+        return INTERRUPTED
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """The options as `key=value`, typed by the same rules as the file."""
+    short = {"training.learning_rate": options.lr, "training.beta": options.beta}
+    short["training.kto_lambda"] = options.kto_lambda
+    return [*options.sets, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+
+
+def _main(options: argparse.Namespace) -> int:
+    from phasegpt.base_model import resolve_base
+    from phasegpt.config_io import load_tree, project_root
+    from tune.request import check_data, choose_profile, has_gpu, storage_folder
+
+    profile, reason = choose_profile(options.profile, has_gpu())
+    tree = load_tree(options.config, profile, overrides(options))
+    config = tree.typed()
+    check_data(config)
+    for line in (reason, *tree.warnings()):
+        print(line, file=sys.stderr)
+    if options.plan:
+        print(_plan_text(config))
+        return DONE
+    resolve_base(config.model.base_model, project_root())
+    name = options.name or f"{config.experiment.name or Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return _run(config, name, storage_folder(options.storage), options.tracking_uri)
+
+
+def track_of(config: "Config") -> str:
+    """The track whose folder a run belongs to: c in two stages, b with λ, else a."""
+    if config.training.phase_a is not None:
+        return "c"
+    return "b" if config.training.method == "kto" else "a"
+
+
+def _plan_text(config: "Config") -> str:
+    from phasegpt.config import config_hash, stages
+
+    runs = [f"{stage.training.method} for {stage.training.max_steps or 'all'} steps" for stage in stages(config)]
+    return f"one run on {config.model.base_model}: {', then '.join(runs)}; config {config_hash(config)[:12]}. Nothing was started."
+
+
+def _run(config: "Config", name: str, storage: Path, uri: str | None) -> int:
+    from phasegpt.config_io import project_root
+    from phasegpt.train import run_paths
+    from tune.delivery import tracking_uri
+    from tune.spool import SPOOL
+    from tune.tracking import Tracker, flat_params
+
+    track = track_of(config)
+    paths = run_paths(storage, track, name, config.logging.output_dir)
+    spool = paths.log.with_suffix("") / SPOOL
+    tracker = Tracker(tracking_uri(project_root(), uri), config.logging.wandb_project, spool)
+    tags = {"track": track, "kind": "run", "method": config.training.method, "base_model": config.model.base_model}
+    tracker.run(name, name, tags=tags, params=flat_params({k: v for k, v in config.dump().items() if k != "search"}))
+    logging.getLogger("phasegpt").propagate = False
+    try:
+        result = _fit(config, paths, tracker)
+    except (ArithmeticError, ValueError, RuntimeError, OSError) as error:
+        logging.getLogger("phasegpt").exception("the run failed")
+        tracker.finish(name, "FAILED")
+        print(f"{type(error).__name__}: {error}\nThe log is {paths.log}", file=sys.stderr)
+        return FAILED
+    finally:
+        tracker.close(60)
+    _say(result, paths)
+    return DONE
+
+
+def _fit(config: "Config", paths: "RunPaths", tracker: "Tracker") -> "RunResult":
+    from phasegpt.evaluate import Evaluation
+    from phasegpt.train import fit
+
+    def on_step(step: int, values: Mapping[str, float]) -> None:
+        tracker.metrics(paths.name, {f"train/{key}": value for key, value in values.items()}, step)
+        print(f"step {step}  loss {values['loss']:.4f}", file=sys.stderr)
+
+    def on_evaluation(evaluation: Evaluation, _: Path) -> None:
+        tracker.metrics(paths.name, evaluation.summary, evaluation.step)
+        print(f"step {evaluation.step}  {_numbers(evaluation.summary)}", file=sys.stderr)
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        print(f"\r{what} {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
+
+    result = fit(config, on_evaluation, paths=paths, on_step=on_step, on_progress=on_progress)
+    tracker.table(paths.name, result.answers, "answers.json")
+    tracker.file(paths.name, paths.results, "result")
+    tracker.file(paths.name, paths.checkpoints / "config.yaml", "config")
+    tracker.folder(paths.name, paths.adapter, "adapter")
+    tracker.finish(paths.name)
+    return result
+
+
+def _say(result: "RunResult", paths: "RunPaths") -> None:
+    print(f"{result.name}: {_numbers(result.metrics)}")
+    print(f"  adapter  {paths.adapter}\n  results  {paths.results}\n  log      {paths.log}")
+
+
+def _numbers(values: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Events on their way to MLflow: journalled by the caller's thread, sent in order by a thread of the outbox.
+
+When the server is away, events wait in the spool and go out later: when it is back, or by the next `Outbox` on the
+same spool. An event that the server will never take is set aside, so that those behind it arrive. Nothing here raises
+into the search. Knows what goes out together and when to try again; not what events say, nor how MLflow is told.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tune.delivery import Delivery, RefusedError, hopeless, without_credentials
+from tune.spool import LEAVE, Event, Progress, append, mend, set_aside, take_lock, unfinished
+
+log = logging.getLogger(__name__)
+
+EVENTS_A_BATCH = 500
+FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
+
+class Outbox:
+    """What waits for MLflow. `left` holds the keys of runs that earlier writers of the spool began and did not end.
+
+    Raises TrackingError when made on a damaged spool or one in use; nothing later. While it is open, MLflow's own HTTP
+    retries are off: they could create a run twice, and the thread retries anyway.
+    """
+
+    def __init__(self, spool: Path, delivery: Delivery) -> None:
+        self._spool, self._delivery = spool, delivery
+        spool.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = take_lock(spool)
+        try:
+            events = mend(spool)
+            self._progress = Progress(spool, len(events))
+        except BaseException:
+            self._lock.release()
+            raise
+        self._pending = deque(events[self._progress.sent :])
+        self.left = unfinished(events)
+        self._changed = threading.Condition()
+        self._hurry_until, self._closing, self._away = 0.0, False, False
+        self._alone_until = 0
+        self._retries_before = os.environ.get(RETRIES)
+        os.environ[RETRIES] = "0"
+        self._thread = threading.Thread(target=self._send_all, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def put(self, kind: str, **values: Any) -> None:
+        """Journal an event (fsync) and return; it is sent in its turn."""
+        event = {"kind": kind, "at": int(time.time() * 1000), **values}
+        with self._changed:
+            try:
+                append(self._spool, event)
+            except OSError as error:
+                log.error("%s: an event of kind %s is lost, it cannot be written: %s", self._spool, kind, error)
+                return
+            self._pending.append(event)
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> int:
+        """Wait until everything is sent, at most `timeout` seconds; returns how many events still wait."""
+        with self._changed:
+            self._hurry_until = time.monotonic() + timeout
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._pending, timeout)
+            self._hurry_until = 0.0
+            return len(self._pending)
+
+    def close(self, timeout: float = 30.0) -> int:
+        """Flush, then stop sending; returns how many events wait in the spool for the next Outbox on it."""
+        self.flush(timeout)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(LEAVE)
+        if self._retries_before is None:
+            os.environ.pop(RETRIES, None)
+        else:
+            os.environ[RETRIES] = self._retries_before
+        return len(self._pending)
+
+    def _send_all(self) -> None:
+        pause = 0.0
+        try:
+            while batch := self._next_batch(pause):
+                pause = self._try(batch, pause)
+        finally:
+            self._lock.release()
+
+    def _next_batch(self, pause: float) -> list[Event]:
+        """The next events to send together, after `pause` seconds; empty when the outbox closes."""
+        with self._changed:
+            if pause and self._hurried():
+                self._changed.wait(FIRST_PAUSE)
+            elif pause:
+                self._changed.wait_for(lambda: self._closing or self._hurried(), pause)
+            self._changed.wait_for(lambda: self._closing or self._pending)
+            return [] if self._closing else list(islice(self._pending, self._batch_length()))
+
+    def _hurried(self) -> bool:
+        return time.monotonic() < self._hurry_until
+
+    def _batch_length(self) -> int:
+        """A stretch of metrics and tags, or one event of another kind. A batch in doubt is cut as it was before."""
+        progress = self._progress
+        if progress.sent < self._alone_until:
+            return 1
+        limit = min(progress.doubt - progress.sent or EVENTS_A_BATCH, EVENTS_A_BATCH)
+        length = 0
+        for event in islice(self._pending, limit):
+            if event["kind"] not in ("metrics", "tags"):
+                break
+            length += 1
+        return max(length, 1)
+
+    def _try(self, batch: list[Event], pause: float) -> float:
+        """Send a batch once; returns the pause before the next attempt."""
+        try:
+            self._attempt(batch)
+        except Exception as error:  # noqa: BLE001 - whatever MLflow raises must not end the record of a search
+            return self._wait_for_server(error, pause)
+        return 0.0
+
+    def _attempt(self, batch: list[Event]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        doubtful = self._progress.begin(len(batch))
+        try:
+            self._delivery.deliver(batch, doubtful)
+        except (MlflowException, RefusedError) as error:
+            if not hopeless(error):
+                raise
+            if len(batch) > 1:
+                self._alone_until = self._progress.sent + len(batch)
+                return
+            self._refuse(batch[0], error)
+        self._done(len(batch))
+
+    def _done(self, count: int) -> None:
+        self._progress.done(count)
+        if self._away:
+            self._away = False
+            log.info("MLflow answers again")
+        with self._changed:
+            for _ in range(count):
+                self._pending.popleft()
+            self._changed.notify_all()
+
+    def _wait_for_server(self, error: Exception, pause: float) -> float:
+        if not self._away:
+            self._away = True
+            reason = without_credentials(f"{type(error).__name__}: {error}").splitlines()[0][:300]
+            log.warning("MLflow does not take events (%s); they wait in %s and are sent later", reason, self._spool)
+        return min(max(FIRST_PAUSE, 2 * pause), LAST_PAUSE)
+
+    def _refuse(self, event: Event, error: Exception) -> None:
+        """Set an event aside that cannot be delivered, so that those behind it can."""
+        line, reason = self._progress.sent + 1, without_credentials(str(error))
+        place = set_aside(self._spool, line, event, reason)
+        log.warning("%s:%d: MLflow refused this event (%s); it is kept in %s", self._spool, line, reason, place.name)

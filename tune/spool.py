@@ -1,0 +1,146 @@
+"""The spool: a search's events for MLflow on disk, and how far sending them has come.
+
+Files: SPOOL (one checked JSON line an event), SPOOL.sent (the progress), SPOOL.refused (events set aside, with the
+reason), SPOOL.lock (one sender at a time). Every write is on the disk when its call returns, and a crash in the middle
+of one costs at most that event. Knows nothing of MLflow or of threads, and of events only which begin and end a run.
+"""
+
+import json
+import logging
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from phasegpt.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+SPOOL = "tracking.jsonl"
+LEAVE = 5.0
+"""Seconds that a sender is left to come back from a call to the server and let its spool go."""
+
+Event = dict[str, Any]
+
+
+class TrackingError(ValueError):
+    """A spool that cannot be used, or an MLflow that is not as expected; the message names the place and the cure."""
+
+
+def read_spool(spool: Path) -> tuple[list[Event], int]:
+    """The events of a spool in order, and the length in bytes of its whole lines: a torn last line is not counted.
+
+    Raises TrackingError with file:line where another line is damaged.
+    """
+    lines = spool.read_bytes().splitlines(keepends=True) if spool.exists() else []
+    events: list[Event] = []
+    for number, line in enumerate(lines, 1):
+        event = _parse(line)
+        if event is not None:
+            events.append(event)
+        elif number < len(lines):
+            raise TrackingError(
+                f"{spool}:{number}: this line is damaged (its checksum does not fit); put back the line from a copy, "
+                f"or move {spool.name} and {spool.name}.sent away to start a new spool"
+            )
+    return events, sum(map(len, lines[: len(events)]))
+
+
+def mend(spool: Path) -> list[Event]:
+    """Read a spool that is ours alone, and cut a torn last line off the file."""
+    events, length = read_spool(spool)
+    if spool.exists() and length < spool.stat().st_size:
+        log.warning("%s:%d: a torn last line was cut", spool, len(events) + 1)
+        os.truncate(spool, length)
+    return events
+
+
+def append(spool: Path, event: Event) -> None:
+    """Write one event to the end of the spool and to the disk; a failed write leaves no half line."""
+    with spool.open("ab") as handle:
+        before = handle.tell()
+        try:
+            handle.write(_line(event))
+            handle.flush()
+            os.fsync(handle.fileno())
+        except OSError:
+            os.truncate(spool, before)
+            raise
+
+
+def set_aside(spool: Path, line: int, event: Event, reason: str) -> Path:
+    """Keep the event of a line that nobody will ever take, with the reason; returns the file that holds it."""
+    place = spool.with_name(f"{spool.name}.refused")
+    append(place, {"line": line, "reason": reason, "event": event})
+    return place
+
+
+def _line(event: Event) -> bytes:
+    return json.dumps({"sum": _checksum(event), "event": event}, separators=(",", ":")).encode() + b"\n"
+
+
+def _checksum(event: Event) -> str:
+    body = json.dumps(event, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(body.encode()):08x}"
+
+
+def _parse(line: bytes) -> Event | None:
+    """The event of a line, or None where the line is damaged."""
+    try:
+        row = json.loads(line)
+        event: Event = row["event"]
+        return event if row["sum"] == _checksum(event) and line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+class Progress:
+    """How far sending has come, on disk: `sent` events surely arrived, those up to `doubt` perhaps."""
+
+    def __init__(self, spool: Path, total: int) -> None:
+        self.path = spool.with_name(f"{spool.name}.sent")
+        stored = read_json(self.path) if self.path.exists() else {"sent": 0, "doubt": total}
+        self.sent, self.doubt = int(stored["sent"]), int(stored["doubt"])
+        if self.sent > total:
+            raise TrackingError(
+                f"{self.path}: says that {self.sent} events were sent, but {spool} holds {total}; "
+                f"put back the spool that belongs to it, or remove {self.path.name} to send all of them again"
+            )
+
+    def begin(self, count: int) -> bool:
+        """Note that the next `count` events are under way; says whether some of them may have arrived before."""
+        doubtful = self.doubt > self.sent
+        self._write(self.sent, max(self.doubt, self.sent + count))
+        return doubtful
+
+    def done(self, count: int) -> None:
+        """Note that the next `count` events arrived."""
+        self._write(self.sent + count, max(self.doubt, self.sent + count))
+
+    def _write(self, sent: int, doubt: int) -> None:
+        write_json(self.path, {"sent": sent, "doubt": doubt})
+        self.sent, self.doubt = sent, doubt
+
+
+def take_lock(spool: Path) -> FileLock:
+    """The lock of the one who writes and sends a spool; raises TrackingError where it stays taken."""
+    lock = FileLock(f"{spool}.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=LEAVE)
+    except Timeout as error:
+        raise TrackingError(f"{spool} is in use: a running search sends its events itself; wait for its end") from error
+    return lock
+
+
+def unfinished(events: Sequence[Event]) -> dict[str, None]:
+    """The keys of runs that were begun and not ended, in order."""
+    left: dict[str, None] = {}
+    for event in events:
+        if event["kind"] == "run":
+            left[event["key"]] = None
+        elif event["kind"] == "finish":
+            left.pop(event["key"], None)
+    return left
