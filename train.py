@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phasegpt.config import Config
-    from phasegpt.train import RunPaths, RunResult
+    from phasegpt.runs import RunPaths, RunResult
     from tune.tracking import Tracker
 
 DONE, BAD_INPUT, FAILED, INTERRUPTED = 0, 2, 3, 130
@@ -103,12 +103,13 @@ def _plan_text(config: "Config") -> str:
     from phasegpt.config import config_hash, stages
 
     runs = [f"{stage.training.method} for {stage.training.max_steps or 'all'} steps" for stage in stages(config)]
-    return f"one run on {config.model.base_model}: {', then '.join(runs)}; config {config_hash(config)[:12]}. Nothing was started."
+    what = f"one run on {config.model.base_model}: {', then '.join(runs)}"
+    return f"{what}; config {config_hash(config)[:12]}. Nothing was started."
 
 
 def _run(config: "Config", name: str, storage: Path, uri: str | None) -> int:
     from phasegpt.config_io import project_root
-    from phasegpt.train import run_paths
+    from phasegpt.runs import run_paths
     from tune.delivery import tracking_uri
     from tune.spool import SPOOL
     from tune.tracking import Tracker, flat_params

@@ -1,16 +1,27 @@
-"""python -m phasegpt: what can be done with one model outside a search. Parses first, imports torch after."""
+"""python -m phasegpt: what can be done with one model or data file outside a search. Parses first, imports after.
+
+Exit status: 0 done (a data file may have warnings), 2 bad input (a data file has errors).
+"""
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phasegpt.data_checks import Rules
 
 BAD_INPUT = 2
 EXAMPLES = """examples:
   python -m phasegpt generate --checkpoint models:/phasegpt-track-b@champion "Why do people keep diaries?"
   python -m phasegpt generate --checkpoint checkpoints/v14/track_b/NAME/trial-003/adapter_model < prompts.txt
+  python -m phasegpt data validate my_pairs.jsonl --config my_track.yaml
+  python -m phasegpt data stats trl-lib/ultrafeedback_binarized
 """
+SOURCE = "JSON lines, Parquet, or the id of a hub dataset: OWNER/NAME or OWNER/NAME:SPLIT"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,12 +41,66 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "prompt", nargs="*", metavar="PROMPT", help="prompts; without any, one a line from standard input"
     )
+    _add_data(commands.add_parser("data", help="check preference data, or count it"))
     return p
+
+
+def _add_data(p: argparse.ArgumentParser) -> None:
+    commands = p.add_subparsers(dest="data_command", required=True)
+    for name, about in (
+        ("validate", "every error and warning of a file"),
+        ("stats", "counts, lengths, and how much length and marker words alone tell"),
+    ):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("file", metavar="FILE", help=SOURCE)
+        command.add_argument(
+            "--config", metavar="FILE", help="take domains, strata, lengths and tokenizer from a track file"
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; messages are for people."""
     options = parser().parse_args(argv)
+    run = _data if options.command == "data" else _generate_or_say_why_not
+    return run(options)
+
+
+def _data(options: argparse.Namespace) -> int:
+    from phasegpt.config_errors import ConfigError
+    from phasegpt.pairs import PairsError
+
+    try:
+        return _validate(options) if options.data_command == "validate" else _stats(options)
+    except (ConfigError, PairsError) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from phasegpt.data_report import check_file
+
+    report = check_file(options.file, _rules(options.config))
+    print(json.dumps(report.as_dict(), indent=1) if options.json else report.as_text())
+    return BAD_INPUT if report.errors else 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from phasegpt.data_statistics import as_text, data_statistics
+
+    numbers = data_statistics(options.file, _rules(options.config))
+    print(json.dumps(numbers, indent=1) if options.json else as_text(numbers))
+    return 0
+
+
+def _rules(config: str | None) -> "Rules":
+    from phasegpt.config_io import load_config
+    from phasegpt.data_checks import Rules
+
+    return Rules.of(load_config(config)) if config else Rules()
+
+
+def _generate_or_say_why_not(options: argparse.Namespace) -> int:
     from phasegpt.base_model import ModelError
 
     try:

@@ -101,6 +101,7 @@ KEYS: dict[str, FieldInfo] = dict(_leaves(Config))
 """Every key path of the schema that holds a value, with pydantic's description of it."""
 
 NOT_YET: dict[str, Callable[[Any], Any]] = {
+    "model.lora_config.bias": lambda bias: bias != "none" and bias,
     "training.method": lambda method: method == "kto_unpaired" and method,
     "training.reference_model": lambda name: str(name).startswith("models:/") and name,
     "training.kto_config.log_kl_components": lambda on: on,
@@ -111,6 +112,7 @@ NOT_YET: dict[str, Callable[[Any], Any]] = {
     "evaluation.metrics": lambda names: next((name for name in names if name in SCALING_METRICS or ":" in name), None),
     "evaluation.baseline_checkpoint": lambda path: path,
     "logging.use_wandb": lambda on: on,
+    "shared_work.max_gb": lambda gb: gb != KEYS["shared_work.max_gb"].default and gb,
     "logging.track_phase_dynamics": lambda on: on,
     "search.scheduler": lambda name: name == "halving" and name,
     "search.pick": lambda name: name != "lexicographic" and name,

@@ -44,11 +44,19 @@ class PairModel(nn.Module):
 
 def completion_hidden(policy: Policy, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states [N, d] that predict the N completion tokens, those tokens [N], and the row of each [N]."""
-    hidden = policy.decoder(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state
+    hidden = last_hidden(policy, batch)
     predicts = batch["completion_mask"][:, 1:].bool()
     return hidden[:, :-1][predicts], batch["input_ids"][:, 1:][predicts], predicts.nonzero()[:, 0]
+
+
+def last_hidden(policy: Policy, batch: Mapping[str, Tensor]) -> Tensor:
+    """Last hidden states [2B, T, d]; where the batch carries the trunk's output the pass starts above it."""
+    if "trunk" in batch:
+        return policy.above_trunk(batch["trunk"], batch["attention_mask"])
+    states: Tensor = policy.decoder(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).last_hidden_state
+    return states
 
 
 def completion_statistics(

@@ -4,8 +4,9 @@ The reference is always "trial adapter off" (DESIGN decision 4): the bare base, 
 adapter underneath. Nothing here knows of pairs, losses or configs.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils.save_and_load import get_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -26,9 +24,20 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
+from phasegpt.adapters import (
+    POLICY,
+    REFERENCE,
+    PhaseSettings,
+    SavedBranch,
+    adapter_hash,
+    put_on,
+    read_branch,
+    write_adapter,
+    write_branch,
+)
 from phasegpt.base_model import ModelError, resolve_base
-from phasegpt.files import file_sha256, text_sha256
 from phasegpt.phase_attention import (
     PhaseAttentionError,
     PhaseHandles,
@@ -37,11 +46,9 @@ from phasegpt.phase_attention import (
     phase_state_dict,
 )
 
-POLICY = "policy"
-REFERENCE = "reference"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILE = "adapter_model.safetensors"
-PHASE_FILE = "phase_branch.safetensors"
+# PEFT 0.21 asks transformers 5.23 for an attribute that has a new name; its users can do nothing about it
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+disable_progress_bar()  # loading takes under a second, and the terminal belongs to the search
 
 
 @dataclass(frozen=True)
@@ -64,18 +71,6 @@ class LoraSettings:
     target_modules: tuple[str, ...]
     layers: tuple[int, ...] | str | None = None
     bias: str = "none"  # the only value so far: PEFT trains the base's own biases, which taking it off would not undo
-
-
-@dataclass(frozen=True)
-class PhaseSettings:
-    """The Kuramoto branch: which layers (indices, or fractions of the depth as text) and its constants."""
-
-    layers: tuple[int | str, ...]
-    num_oscillators: int
-    coupling_strength: float
-    natural_freq: float
-    dt: float
-    n_sync_steps: int
 
 
 def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
@@ -125,8 +120,9 @@ def adapter_layers(layers: tuple[int, ...] | str | None, depth: int) -> tuple[in
 class Policy:
     """The model under training: base + frozen reference adapter (if any) + trial adapter + phase branch (if any).
 
-    `reference` is the hash of the reference adapter, "" for the bare base; `reference_phase` the branch that adapter
-    was trained with, where the trial's branch starts. `detach()` leaves the base bit-equal to what it was.
+    `trunk_depth` counts the lowest layers, in which nothing trains: what comes out of them is the same in every trial
+    and step. `reference` is the hash of the reference adapter, "" for the bare base; `reference_phase` the branch that
+    adapter was trained with, where the trial's branch starts. `detach()` leaves the base bit-equal to what it was.
     """
 
     def __init__(
@@ -135,14 +131,17 @@ class Policy:
         model: PeftModel,
         phase: PhaseHandles | None,
         *,
+        phase_settings: PhaseSettings | None = None,
         reference: str = "",
         reference_phase: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.base = base
         self.model = model
         self.phase = phase
+        self.phase_settings = phase_settings
         self.reference = reference
         self.reference_phase = reference_phase
+        self.trunk_depth = _lowest_layer(self.trainable())
 
     @property
     def decoder(self) -> nn.Module:
@@ -157,6 +156,35 @@ class Policy:
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters under training by name: the trial adapter and the phase branch."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def above_trunk(self, trunk: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states [B, T, d] from the trunk's output [B, T, d], right-padded as the mask [B, T] says."""
+        decoder: Any = self.decoder
+        layers = decoder.layers
+        decoder.layers = layers[self.trunk_depth :]
+        try:
+            states = decoder(inputs_embeds=trunk, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        finally:
+            decoder.layers = layers
+        return states  # type: ignore[no-any-return]
+
+    @contextmanager
+    def trunk_noted(self) -> Iterator[list[Tensor]]:
+        """Within the block each forward pass appends the trunk's output [B, T, d] to the list, if there is a trunk."""
+        noted: list[Tensor] = []
+        if self.trunk_depth == 0:
+            yield noted
+            return
+        decoder: Any = self.decoder
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            noted.append(args[0] if args else kwargs["hidden_states"])
+
+        hook = decoder.layers[self.trunk_depth].register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            yield noted
+        finally:
+            hook.remove()
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -198,16 +226,9 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write the policy as a PEFT folder that stands on the base alone: a reference adapter is summed in."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.reference:
-            config, tensors = _combined(self.model)
-        else:
-            config, tensors = self.model.peft_config[POLICY], get_peft_model_state_dict(self.model, adapter_name=POLICY)
-        save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, folder / ADAPTER_FILE)
-        settings = {**config.to_dict(), "base_model_name_or_path": self.base.name, "inference_mode": True}
-        (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=1, default=_plain, sort_keys=True))
-        if self.phase is not None:
-            save_file(phase_state_dict(self.model), folder / PHASE_FILE)
+        write_adapter(folder, self.model, self.base.name, on_reference=bool(self.reference))
+        if self.phase is not None and self.phase_settings is not None:
+            write_branch(folder, SavedBranch(self.phase_settings, phase_state_dict(self.model)))
 
     def detach(self) -> None:
         """Take adapters and branch off; the base is again what it was, frozen and in evaluation mode."""
@@ -228,6 +249,12 @@ def _strip(model: PreTrainedModel) -> None:
     model.eval()
 
 
+def _lowest_layer(names: Iterable[str]) -> int:
+    """The lowest decoder layer among parameter names; 0 where none is named."""
+    found = (re.search(r"\.layers\.(\d+)\.", name) for name in names)
+    return min((int(match[1]) for match in found if match), default=0)
+
+
 @contextmanager
 def _stripped_on_error(base: Base) -> Iterator[None]:
     """An error within the block leaves the base as it was, ready for the next policy."""
@@ -238,37 +265,11 @@ def _stripped_on_error(base: Base) -> Iterator[None]:
         raise
 
 
-def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set) else str(value)
-
-
 def _activate_both(model: PeftModel) -> None:
     model.base_model.set_adapter([REFERENCE, POLICY])
     for name, parameter in model.named_parameters():
         if f".{REFERENCE}." in name:
             parameter.requires_grad_(False)
-
-
-def _combined(model: PeftModel) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """Reference + trial adapter as one exact adapter on every module that carries either, each named in full.
-
-    PEFT's own `cat` takes the layers of its first adapter and loses the rest.
-    """
-    joined = {name: _side_by_side(m) for name, m in model.named_modules() if isinstance(m, LoraLayer)}
-    rank = max(len(a) for a, _ in joined.values())
-    tensors: dict[str, Tensor] = {}
-    for name, (a, b) in joined.items():
-        tensors[f"{name}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, rank - len(a)))
-        tensors[f"{name}.lora_B.weight"] = nn.functional.pad(b, (0, rank - len(a)))
-    modules = [name.removeprefix("base_model.model.") for name in joined]
-    return LoraConfig(r=rank, lora_alpha=rank, target_modules=modules, task_type="CAUSAL_LM"), tensors
-
-
-def _side_by_side(layer: Any) -> tuple[Tensor, Tensor]:
-    """A [r, in] and B [out, r] of both adapters of a module, their scales alpha/r laid into B."""
-    names = [name for name in (REFERENCE, POLICY) if name in layer.lora_A]
-    a = torch.cat([layer.lora_A[name].weight for name in names], dim=0)
-    return a, torch.cat([layer.lora_B[name].weight * layer.scaling[name] for name in names], dim=1)
 
 
 def attach_policy(
@@ -299,7 +300,7 @@ def attach_policy(
         bias=lora.bias,
         task_type="CAUSAL_LM",
     )
-    branch = None if reference_adapter is None else _saved_branch(reference_adapter, phase)
+    start = None if reference_adapter is None else _reference_branch(reference_adapter, phase)
     with torch.random.fork_rng(devices=[]), _stripped_on_error(base):
         torch.manual_seed(seed)
         if reference_adapter is None:
@@ -307,34 +308,28 @@ def attach_policy(
         else:
             model = _on_reference(base, config, reference_adapter)
         # after the adapter, whose draw is then the same with and without it
-        handles = None if phase is None else _attach_phase(base, phase, branch)
+        handles = None if phase is None else _attach_phase(base, phase, start)
     if gradient_checkpointing:
         base.model.activation_checkpointing_enable({"use_reentrant": False})
-    reference = "" if reference_adapter is None else _adapter_hash(reference_adapter, phase)
-    return Policy(base, model, handles, reference=reference, reference_phase=branch)
+    reference = "" if reference_adapter is None else adapter_hash(reference_adapter)
+    return Policy(base, model, handles, phase_settings=phase, reference=reference, reference_phase=start)
+
+
+def _reference_branch(folder: Path, phase: PhaseSettings | None) -> Mapping[str, Tensor] | None:
+    """The branch of a reference adapter, where the trial's is to start; ModelError where the config makes another."""
+    branch = read_branch(folder)
+    if branch is None:
+        return None
+    if branch.settings != phase:
+        raise ModelError(
+            f"{folder} was trained with a phase branch ({branch.settings}); "
+            f"give the same under model: use_phase_attention true and these constants"
+        )
+    return branch.tensors
 
 
 def _as_list(layers: Sequence[int] | None) -> list[int] | None:
     return None if layers is None else list(layers)
-
-
-def _adapter_hash(folder: Path, phase: PhaseSettings | None) -> str:
-    """sha256 of all that an adapter's outputs depend on; a branch's constants stand in the settings alone."""
-    files = [folder / ADAPTER_CONFIG, folder / ADAPTER_FILE, folder / PHASE_FILE]
-    hashes = [file_sha256(file) for file in files if file.is_file()]
-    return text_sha256(*hashes, repr(phase)) if files[-1].is_file() else text_sha256(*hashes)
-
-
-def _saved_branch(folder: Path, phase: PhaseSettings | None) -> dict[str, Tensor] | None:
-    """The phase branch that an adapter was trained with, if any; ModelError where the config leaves it off."""
-    if not (folder / PHASE_FILE).is_file():
-        return None
-    if phase is None:
-        raise ModelError(
-            f"{folder} was trained with a phase branch; set model.use_phase_attention: true as it was then"
-        )
-    branch: dict[str, Tensor] = load_file(folder / PHASE_FILE)
-    return branch
 
 
 def _attach_phase(base: Base, phase: PhaseSettings, start: Mapping[str, Tensor] | None) -> PhaseHandles:
@@ -358,7 +353,7 @@ def _attach_phase(base: Base, phase: PhaseSettings, start: Mapping[str, Tensor] 
 
 
 def _on_reference(base: Base, config: LoraConfig, folder: Path) -> PeftModel:
-    model = _with_adapter(base, folder, REFERENCE)
+    model = put_on(base.model, base.name, folder, REFERENCE)
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.lora_dropout[REFERENCE] = nn.Identity()  # the reference is the same in training as in evaluation
@@ -367,23 +362,13 @@ def _on_reference(base: Base, config: LoraConfig, folder: Path) -> PeftModel:
     return model
 
 
-def _with_adapter(base: Base, folder: Path, name: str) -> PeftModel:
-    check_adapter(folder, base)
-    try:
-        return PeftModel.from_pretrained(base.model, folder, adapter_name=name, is_trainable=False)
-    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be put on {base.name}: {error}") from error
-
-
-def load_policy(base: Base, folder: Path, phase: PhaseSettings | None = None) -> Policy:
+def load_policy(base: Base, folder: Path) -> Policy:
     """A saved adapter on its base, ready to generate. Raises ModelError where the folder is no adapter of this base."""
-    branch = _saved_branch(folder, phase)
+    branch = read_branch(folder)
     with _stripped_on_error(base):
-        model = _with_adapter(base, folder, POLICY)
-        if phase is not None and branch is None:
-            raise ModelError(f"{folder} was trained without a phase branch; set model.use_phase_attention: false")
-        handles = None if phase is None else _attach_phase(base, phase, branch)
-    return Policy(base, model.eval(), handles)
+        model = put_on(base.model, base.name, folder, POLICY)
+        handles = None if branch is None else _attach_phase(base, branch.settings, branch.tensors)
+    return Policy(base, model.eval(), handles, phase_settings=branch.settings if branch else None)
 
 
 def trainable_state(policy: Policy) -> dict[str, Tensor]:
@@ -415,24 +400,3 @@ def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
         raise ModelError(
             f"model.lora_config.target_modules: this model has no {', '.join(missing)}; it has {', '.join(linear)}"
         )
-
-
-def check_adapter(folder: Path, base: Base) -> None:
-    """Raises ModelError where `folder` holds no plain LoRA adapter in safetensors, or one of another base model."""
-    config_file = folder / ADAPTER_CONFIG
-    if not config_file.is_file() or not (folder / ADAPTER_FILE).is_file():
-        raise ModelError(
-            f"{folder} is no adapter ({ADAPTER_CONFIG} and {ADAPTER_FILE} are expected there); "
-            f"make one with: python train.py --config configs/v14/v12_lora.yaml"
-        )
-    try:
-        settings = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{config_file} is not JSON: {error}") from error
-    if settings.get("peft_type") != "LORA":
-        raise ModelError(f"{folder} holds a {settings.get('peft_type')} adapter; only LORA is supported")
-    if odd := [key for key in ("use_dora", "modules_to_save") if settings.get(key)]:
-        raise ModelError(f"{folder} is no plain LoRA adapter: {', '.join(odd)} is set in {ADAPTER_CONFIG}")
-    made_for = settings.get("base_model_name_or_path")
-    if made_for and Path(made_for).name != Path(base.name).name:
-        raise ModelError(f"{folder} was made for the base model {made_for}, not for {base.name}")

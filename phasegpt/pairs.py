@@ -1,29 +1,35 @@
-"""Preference pairs and evaluation prompts: reading, checking, and the split by prompt inside strata.
+"""Preference pairs, unpaired answers and evaluation prompts: reading, checking, and the split by prompt inside strata.
 
-Knows nothing of tokens or models. Every problem of a file is reported at once, each with its line.
+Knows nothing of file formats, tokens or models. Every problem of a file is reported at once, each with its line.
 """
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
+
+from phasegpt.findings import Finding, of, warning
+from phasegpt.readers import Row, read_rows
 
 STRATA = ("domain", "complexity", "subtlety")
 COMPLEXITIES = ("simple", "medium", "complex")
 SUBTLETIES = ("explicit", "moderate", "implicit")
 HALVES = ("search", "final")
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters but tab and line ends, and halves of surrogate pairs."""
 
 
 class PairsError(ValueError):
     """Problems of a data file, one a line as `file:line: what was expected, what was found`."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
+    def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,17 @@ class Pair:
     domain: str | None
     complexity: str | None
     subtlety: str | None
+    line: int
+
+
+@dataclass(frozen=True)
+class UnpairedRow:
+    """One answer with its own label: True where it is wanted, False where it is not."""
+
+    id: str
+    prompt: str
+    completion: str
+    label: bool
     line: int
 
 
@@ -63,17 +80,51 @@ class Split:
     held_out: tuple[Pair, ...]
 
 
-def read_pairs(path: Path, domains: Sequence[str], strata: Sequence[str] = STRATA) -> tuple[Pair, ...]:
-    """The pairs of a JSONL file, in file order.
+RowT = TypeVar("RowT", Pair, UnpairedRow, Prompt)
+
+
+@dataclass(frozen=True)
+class Scan(Generic[RowT]):
+    """What a source holds: the rows without an error, how many rows there are, and what was found in them."""
+
+    rows: tuple[RowT, ...]
+    total: int
+    findings: tuple[Finding, ...]
+
+    def sound(self, source: Path | str) -> tuple[RowT, ...]:
+        """The rows. Raises PairsError where there is any error."""
+        errors = of(self.findings, "error")
+        if errors:
+            raise PairsError(error.at(source) for error in errors)
+        return self.rows
+
+
+def read_pairs(source: Path | str, domains: Sequence[str], strata: Sequence[str] = STRATA) -> tuple[Pair, ...]:
+    """The pairs of a source, in its order. Raises PairsError with every problem; `scan_pairs` says what these are."""
+    return scan_pairs(read_rows(source), domains, strata).sound(source)
+
+
+def read_unpaired(source: Path | str) -> tuple[UnpairedRow, ...]:
+    """The unpaired answers of a source, in its order. Raises PairsError with every problem."""
+    return scan_unpaired(read_rows(source)).sound(source)
+
+
+def read_prompts(source: Path | str) -> tuple[Prompt, ...]:
+    """The evaluation prompts of a source, in its order. Raises PairsError with every problem."""
+    return scan_prompts(read_rows(source)).sound(source)
+
+
+def scan_pairs(rows: Iterable[Row], domains: Sequence[str], strata: Sequence[str] = STRATA) -> Scan[Pair]:
+    """The pairs among rows, and every problem of those that are none.
 
     prompt, chosen and rejected are required; `id` defaults to a hash of the three; of domain, complexity and subtlety
-    those in `strata` are required, and `domains` are the allowed domains. Raises PairsError with every problem.
+    those in `strata` are required, and `domains` are the allowed domains.
     """
 
     def parse(row: _Row, line: int) -> Pair:
         prompt, chosen, rejected = row.text("prompt"), row.text("chosen"), row.text("rejected")
         if chosen and chosen == rejected:
-            row.problems.append("chosen and rejected are the same text")
+            row.note("same_answers", "chosen and rejected are the same text")
         return Pair(
             id=row.identity(prompt, chosen, rejected),
             prompt=prompt,
@@ -85,18 +136,28 @@ def read_pairs(path: Path, domains: Sequence[str], strata: Sequence[str] = STRAT
             line=line,
         )
 
-    return _read_jsonl(path, Pair, parse)
+    return _scan(rows, Pair, parse)
 
 
-def read_prompts(path: Path) -> tuple[Prompt, ...]:
-    """The evaluation prompts of a JSONL file: prompt, domain, half (search or final), and an optional id."""
+def scan_unpaired(rows: Iterable[Row]) -> Scan[UnpairedRow]:
+    """The unpaired answers among rows: prompt, completion, label (true or false), and an optional id."""
+
+    def parse(row: _Row, line: int) -> UnpairedRow:
+        prompt, completion, label = row.text("prompt"), row.text("completion"), row.truth("label")
+        return UnpairedRow(row.identity(prompt, completion, str(label)), prompt, completion, label, line)
+
+    return _scan(rows, UnpairedRow, parse)
+
+
+def scan_prompts(rows: Iterable[Row]) -> Scan[Prompt]:
+    """The evaluation prompts among rows: prompt, domain, half (search or final), and an optional id."""
 
     def parse(row: _Row, line: int) -> Prompt:
         prompt = row.text("prompt")
         half = row.label("half", HALVES, required=True) or ""
         return Prompt(row.identity(prompt), prompt, row.text("domain"), half, line)
 
-    return _read_jsonl(path, Prompt, parse)
+    return _scan(rows, Prompt, parse)
 
 
 def take_prompts(prompts: Sequence[Prompt], half: str, limit: int | None) -> tuple[Prompt, ...]:
@@ -111,25 +172,38 @@ def take_prompts(prompts: Sequence[Prompt], half: str, limit: int | None) -> tup
 class _Row:
     """The fields of one row. Reading them notes every problem and goes on, so that one pass over a file finds all."""
 
-    def __init__(self, values: Mapping[str, Any], known: Collection[str]) -> None:
-        self.values = values
-        unknown = sorted(values.keys() - set(known))
-        self.problems = [f"unknown field {', '.join(unknown)}; known are {', '.join(sorted(known))}"] if unknown else []
+    def __init__(self, line: int, values: Mapping[str, Any]) -> None:
+        self.line, self.values = line, values
+        self.content = ""
+        self.findings: list[Finding] = []
+
+    def note(self, code: str, message: str) -> None:
+        """An error of this row."""
+        self.findings.append(Finding(self.line, code, message))
 
     def text(self, key: str) -> str:
         """The text of a field without the space around it; "" where there is none."""
+        value = self._value(key, str, "text")
+        if not isinstance(value, str):
+            return ""
+        unprintable = UNPRINTABLE.search(value)
+        if unprintable:
+            self.note("bad_character", f"{key}: expected text, found {_name(unprintable[0])}")
+        elif not value.strip():
+            self.note("empty_text", f"{key}: expected text, found none")
+        return "" if unprintable else value.strip()
+
+    def truth(self, key: str) -> bool:
+        """A field that is true or false; false where there is none."""
+        return self._value(key, bool, "true or false") is True
+
+    def _value(self, key: str, kind: type, expected: str) -> Any:
         value = self.values.get(key)
         if key not in self.values:
-            self.problems.append(f"the field {key} is missing")
-        elif not isinstance(value, str):
-            self.problems.append(f"{key}: expected text, found {type(value).__name__}")
-        elif not value.strip():
-            self.problems.append(f"{key}: expected text, found none")
-        elif any("\ud800" <= letter <= "\udfff" for letter in value):
-            self.problems.append(f"{key}: expected text, found half of a surrogate pair")
-        else:
-            return value.strip()
-        return ""
+            self.note("missing_field", f"the field {key} is missing")
+        elif not isinstance(value, kind):
+            self.note("wrong_type", f"{key}: expected {expected}, found {type(value).__name__}")
+        return value
 
     def label(self, key: str, allowed: Sequence[str], required: bool) -> str | None:
         """One of `allowed`, or None."""
@@ -137,63 +211,69 @@ class _Row:
         if value in allowed:
             return str(value)
         if value is not None or required:
-            self.problems.append(f"{key}: expected one of {', '.join(allowed)}, found {value!r}")
+            code = "missing_field" if value is None else "unknown_value"
+            self.note(code, f"{key}: expected one of {', '.join(allowed)}, found {value!r}")
         return None
 
     def identity(self, *texts: str) -> str:
-        """The row's id, or a hash of its texts; "" where it can have neither."""
+        """The row's id, or a hash of its texts; "" where it can have neither. The hash is kept as its content."""
+        self.content = _digest(*texts) if all(texts) else ""
         if self.values.get("id") is not None:
             return self.text("id")
-        return _digest(*texts)[:12] if all(texts) else ""
+        return self.content[:12]
 
 
-RowT = TypeVar("RowT", Pair, Prompt)
+def _name(character: str) -> str:
+    if "\ud800" <= character <= "\udfff":
+        return "half of a surrogate pair"
+    return f"the control character U+{ord(character):04X}"
 
 
-def _read_jsonl(path: Path, kind: type[RowT], parse: Callable[[_Row, int], RowT]) -> tuple[RowT, ...]:
-    known = {field.name for field in fields(kind)} - {"line"}
+def _scan(raw_rows: Iterable[Row], kind: type[RowT], parse: Callable[[_Row, int], RowT]) -> Scan[RowT]:
     rows: list[RowT] = []
-    problems: list[str] = []
-    first_line: dict[str, int] = {}
-    for line, raw in _lines(path):
-        try:
-            row = _Row(_object(raw), known)
-        except ValueError as error:
-            problems.append(f"{path}:{line}: {error}")
+    findings: list[Finding] = []
+    unknown: Counter[str] = Counter()
+    repeats = _Repeats()
+    known = {field.name for field in fields(kind)} - {"line"}
+    total = 0
+    for raw in raw_rows:
+        total += raw.line > 0
+        findings += raw.findings
+        if raw.values is None:
             continue
-        rows.append(parse(row, line))
-        identity = rows[-1].id
-        if identity and first_line.setdefault(identity, line) != line:
-            row.problems.append(f"id {identity!r} is already used in line {first_line[identity]}")
-        problems += [f"{path}:{line}: {problem}" for problem in row.problems]
-    if not rows and not problems:
-        problems.append(f"{path}: holds no rows; expected one JSON object a line")
-    if problems:
-        raise PairsError(problems)
-    return tuple(rows)
+        row = _Row(raw.line, raw.values)
+        unknown.update(raw.values.keys() - known)
+        parsed = parse(row, raw.line)
+        repeats.note(row, parsed.id)
+        findings += row.findings
+        if not row.findings:
+            rows.append(parsed)
+    if not total and not findings:
+        findings.append(Finding(None, "no_rows", "holds no rows; expected one JSON object a line"))
+    findings += [_not_read(key, count, known) for key, count in sorted(unknown.items())]
+    return Scan(tuple(rows), total, tuple(findings))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, with their numbers from 1."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PairsError([f"{path}: cannot be read: {error.strerror}"]) from error
-    for line, raw in enumerate(content.split(b"\n"), start=1):
-        if raw.strip():
-            yield line, raw
+def _not_read(key: str, count: int, known: Iterable[str]) -> Finding:
+    message = f"the field {key} of {count} rows is not read; known are {', '.join(sorted(known))}"
+    return warning(None, "unknown_field", message)
 
 
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-    return row
+class _Repeats:
+    """The rows and ids of a source so far, each with its first line."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, int] = {}
+        self.ids: dict[str, int] = {}
+
+    def note(self, row: _Row, identity: str) -> None:
+        """Remember a row; notes in it that its texts or its id were there before."""
+        first = self.contents.setdefault(row.content, row.line) if row.content else row.line
+        owner = self.ids.setdefault(identity, row.line) if identity else row.line
+        if first != row.line:
+            row.note("duplicate_row", f"the same row as in line {first}")
+        elif owner != row.line:
+            row.note("duplicate_id", f"id {identity!r} is already used in line {owner}")
 
 
 def _digest(*parts: str) -> str:

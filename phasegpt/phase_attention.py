@@ -40,7 +40,7 @@ class KuramotoBranch(nn.Module):
     Computes in float32, or in float64 for float64 input, under autocast too; returns the dtype of its input.
     """
 
-    def __init__(  # noqa: PLR0917 - the schema's keys in the schema's order
+    def __init__(
         self,
         hidden_size: int,
         num_oscillators: int = 32,

@@ -5,7 +5,8 @@ file that each trial maps into memory; found again by the hash of what it was ma
 
 Layout of the file, S = 2·pairs sequences (chosen and rejected of each pair in turn), C completion tokens in all:
 tokens [sum of lengths], bounds [S, 3] (begin, begin of the completion, end), reference_logps [S],
-reference_hidden [C, d] with hidden_bounds [S, 2].
+reference_hidden [C, d] with hidden_bounds [S, 2], and where the lowest layers carry nothing that trains, what comes out
+of them: trunk [sum of lengths, d].
 """
 
 import logging
@@ -27,7 +28,7 @@ from phasegpt.forward import completion_hidden, sum_by_row
 from phasegpt.models import Base, Policy
 from phasegpt.pairs import Pair, pairs_hash
 
-FORMAT = "1"
+FORMAT = "2"
 TENSORS = "shared.safetensors"
 BATCH_TOKENS = 2048
 log = logging.getLogger("phasegpt")
@@ -80,12 +81,24 @@ class SharedWork:
             states = self._tensors.get_slice("reference_hidden")
             spans = [self._hidden_bounds[row].tolist() for row in rows]
             batch["reference_hidden"] = torch.cat([states[begin:end] for begin, end in spans])
+        if self.about["trunk_depth"]:
+            batch["trunk"] = self._trunk(rows, batch["input_ids"].shape[1])
         return batch
 
+    def _trunk(self, rows: Sequence[int], width: int) -> Tensor:
+        stored = self._tensors.get_slice("trunk")
+        padded = torch.zeros(len(rows), width, stored.get_shape()[1])
+        for place, row in enumerate(rows):
+            begin, _, end = self._bounds[row].tolist()
+            padded[place, : end - begin] = stored[begin:end]
+        return padded
 
-def shared_key(base_fingerprint: str, reference: str, pairs: Sequence[Pair], template: str, lengths: Lengths) -> str:
+
+def shared_key(
+    base_fingerprint: str, reference: str, pairs: Sequence[Pair], template: str, lengths: Lengths, trunk_depth: int = 0
+) -> str:
     """What an entry is found by: a hash of everything that its content depends on."""
-    sizes = f"{lengths.max_length}/{lengths.max_prompt_length}"
+    sizes = f"{lengths.max_length}/{lengths.max_prompt_length}/{trunk_depth}"
     return text_sha256(FORMAT, base_fingerprint, reference, pairs_hash(pairs), template, sizes)[:24]
 
 
@@ -120,7 +133,9 @@ def prepare(
     """
     base = policy.base
     fingerprint = f"{model_fingerprint(base.folder)} {base.model.dtype}"
-    key = shared_key(fingerprint, policy.reference, pairs, str(base.tokenizer.chat_template), lengths)
+    key = shared_key(
+        fingerprint, policy.reference, pairs, str(base.tokenizer.chat_template), lengths, policy.trunk_depth
+    )
     folder = store / key
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / f"{key}.lock"):
@@ -155,6 +170,7 @@ def _compute(
             "cut_tokens": cut,
             "sha256": file_sha256(stage / TENSORS),
             "base_model": policy.base.name,
+            "trunk_depth": policy.trunk_depth,
             "seconds": time.monotonic() - begun,
         }
         write_json(stage / "about.json", about)
@@ -177,12 +193,13 @@ def _pack(encoded: Sequence[EncodedPair]) -> dict[str, Tensor]:
 
 
 def _reference_pass(policy: Policy, encoded: Sequence[EncodedPair], on_progress: Progress | None) -> dict[str, Tensor]:
-    """Log-probs and last hidden states of the reference for every sequence, batched by length, in file order."""
+    """Log-probs, last hidden states and trunk of the reference for every sequence, batched by length, in file order."""
     sequences = 2 * len(encoded)
     logps = torch.zeros(sequences)
     hidden: list[Tensor] = [torch.empty(0)] * sequences
+    trunk: list[Tensor] = [torch.empty(0)] * sequences
     done = 0
-    with policy.as_reference():
+    with policy.as_reference(), policy.trunk_noted() as noted:
         for rows in _batches_by_length(encoded):
             batch = pair_batch([encoded[row] for row in rows], policy.base.tokenizer.pad_token_id)
             batch = {name: value.to(policy.head.device) for name, value in batch.items()}
@@ -192,12 +209,16 @@ def _reference_pass(policy: Policy, encoded: Sequence[EncodedPair], on_progress:
             logps[places] = sum_by_row(token_logps, owner, len(places)).to("cpu", torch.float32)
             for index, place in enumerate(places):
                 hidden[place] = states[owner == index].to("cpu", torch.float32)
+                if noted:
+                    trunk[place] = noted[-1][index, batch["attention_mask"][index].bool()].to("cpu", torch.float32)
+            noted.clear()
             done += len(rows)
             if on_progress is not None:
                 on_progress("reference", done, len(encoded))
     ends = torch.tensor([len(states) for states in hidden]).cumsum(0)
     begins = torch.cat([torch.zeros(1, dtype=ends.dtype), ends[:-1]])
     return {
+        **({"trunk": torch.cat(trunk)} if policy.trunk_depth else {}),
         "reference_logps": logps,
         "reference_hidden": torch.cat(hidden),
         "hidden_bounds": torch.stack([begins, ends], dim=1),

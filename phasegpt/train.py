@@ -4,33 +4,30 @@ Every stage of a run (Track C has two) goes the same way: split, shared work, po
 after each checkpoint, keep the chosen one. Knows nothing of search, Ray or MLflow.
 """
 
-import importlib.metadata
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 
 from phasegpt.config import METRICS, Config, config_hash, stages
-from phasegpt.config_io import project_root, resolve, write_resolved
+from phasegpt.config_io import resolve, write_resolved
 from phasegpt.config_search import Search
-from phasegpt.evaluate import Evaluation, Suite, evaluate
+from phasegpt.evaluate import Evaluation, evaluate
 from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
-from phasegpt.forward import PairModel
-from phasegpt.models import Base, LoraSettings, PhaseSettings, attach_policy, load_base
-from phasegpt.objectives import Dpo, Objective, PenalisedDpo, Sft
-from phasegpt.pairs import Split, pairs_hash, read_pairs, read_prompts, split_pairs, take_prompts
-from phasegpt.shared_work import Lengths, Progress, SharedWork, model_fingerprint, prepare
+from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
+from phasegpt.runs import RunPaths, RunResult, versions
+from phasegpt.shared_work import Progress, model_fingerprint
 from phasegpt.trainer import (
     ADAPTER,
+    NonFiniteLossError,
     StepLog,
-    TrainerSettings,
     checkpoint_step,
     newest_checkpoint,
     prune_checkpoints,
@@ -41,100 +38,7 @@ from phasegpt.trainer import (
 
 log = logging.getLogger("phasegpt")
 OnEvaluation = Callable[[Evaluation, Path], None]
-VERSIONS_OF = ("torch", "transformers", "peft", "trl", "ray", "optuna", "mlflow", "phasegpt-tune")
 NOT_OF_A_STAGE = frozenset({"beta", "label_smoothing", "kto_lambda", "kto_config", "phase_a", "phase_b"})
-
-
-class RunError(ValueError):
-    """A run that cannot be done as asked on this machine; the message names the key and the cure."""
-
-
-@dataclass(frozen=True)
-class RunPaths:
-    """Where one run writes: the places of the seed, below a storage folder."""
-
-    name: str
-    checkpoints: Path
-    log: Path
-    results: Path
-    shared_work: Path
-
-    @property
-    def adapter(self) -> Path:
-        """The PEFT folder of the chosen checkpoint."""
-        return self.checkpoints / ADAPTER
-
-
-def run_paths(storage: Path, track: str, run: str, output_dir: str | None = None) -> RunPaths:
-    """The seed's layout: <run>/, <run>.log and <run>.json in v14/track_x/ of checkpoints/, experiments/ and results/.
-
-    `output_dir` (logging.output_dir) replaces the checkpoint folder alone.
-    """
-    place = Path("v14") / f"track_{track}"
-    return RunPaths(
-        name=run,
-        checkpoints=storage / output_dir if output_dir else storage / "checkpoints" / place / run,
-        log=storage / "experiments" / place / f"{run}.log",
-        results=storage / "results" / place / f"{run}.json",
-        shared_work=storage / "checkpoints" / "v14" / "shared_work",
-    )
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run found. `metrics` and rows are of the chosen checkpoint, at `step`; `curve` has all summaries."""
-
-    name: str
-    metrics: Mapping[str, float]
-    step: int
-    steps: int
-    answers: Sequence[Mapping[str, Any]]
-    pairs: Sequence[Mapping[str, Any]]
-    curve: Sequence[Mapping[str, Any]]
-    training_log: Sequence[Mapping[str, Any]]
-    adapter: str
-    seconds: Mapping[str, float]
-    half: str
-    config: Mapping[str, Any]
-    config_hash: str
-    hashes: Mapping[str, str]
-    versions: Mapping[str, str]
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> "RunResult":
-        """The result that a run wrote to `path`."""
-        return cls(**read_json(path))
-
-
-class Workbench:
-    """What stays warm in a process between fits: one base model, loaded when first asked for."""
-
-    def __init__(self) -> None:
-        self._key: tuple[str, torch.dtype, str] | None = None
-        self._base: Base | None = None
-
-    def base(self, config: Config) -> Base:
-        """The base model of `config` on its device; another model than the last one takes its place."""
-        device = device_of(config)
-        dtype = torch.bfloat16 if config.training.bf16 else torch.float16 if config.training.fp16 else torch.float32
-        key = (config.model.base_model, dtype, device)
-        if self._base is None or self._key != key:
-            self._base = None
-            self._base = load_base(config.model.base_model, project_root(), dtype, device)
-            self._key = key
-        return self._base
-
-
-def device_of(config: Config) -> str:
-    """cpu or cuda, as experiment.device asks and the machine allows."""
-    wanted, has_gpu = config.experiment.device, torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise RunError("experiment.device: cuda was asked for and this machine has no GPU; take cpu or auto")
-    device = "cuda" if has_gpu and wanted != "cpu" else "cpu"
-    if device == "cpu" and (config.training.bf16 or config.training.fp16):
-        raise RunError("training.bf16 / training.fp16: half precision needs a GPU; set both false (--profile laptop)")
-    return device
 
 
 def fit(
@@ -163,7 +67,7 @@ def fit(
             last = last.model_copy(
                 update={"training": last.training.model_copy(update={"reference_model": str(adapter)})}
             )
-        with _bench_set_up(last, paths, bench, half, on_progress) as run:
+        with set_up(last, paths, bench, half, on_progress) as run:
             return _run(config, run, paths, half, on_evaluation, on_step)
 
 
@@ -182,137 +86,13 @@ def measure(
     config: Config, *, paths: RunPaths, half: str, workbench: Workbench, on_progress: Progress | None = None
 ) -> Evaluation:
     """The reference itself (nothing trained) on the suite of `config`: the baseline of every gain."""
-    with _bench_set_up(stages(config)[-1], paths, workbench, half, on_progress) as run:
+    with set_up(stages(config)[-1], paths, workbench, half, on_progress) as run:
         return evaluate(run.judged, run.shared, run.suite)
-
-
-@dataclass(frozen=True)
-class _SetUp:
-    """A stage ready to run: `model` trains under the config's divergence, `judged` is the same under plain KL."""
-
-    config: Config
-    model: PairModel
-    judged: PairModel
-    shared: SharedWork
-    split: Split
-    suite: Suite
-    hashes: Mapping[str, str]
-
-
-@contextmanager
-def _bench_set_up(
-    config: Config, paths: RunPaths, bench: Workbench, half: str, on_progress: Progress | None
-) -> Iterator[_SetUp]:
-    training, seed = config.training, config.experiment.seed
-    pairs = read_pairs(resolve(training.preference_dataset), config.data.domains, config.data.stratify_by)
-    split = split_pairs(pairs, config.data.val_split, config.data.stratify_by, config.evaluation.held_out_domains, seed)
-    if not split.train:
-        raise RunError("training.preference_dataset: no pair is left to train on after the split and held-out domains")
-    base = bench.base(config)
-    reference = _reference_adapter(config)
-    checkpointing = config.model.use_gradient_checkpointing
-    policy = attach_policy(base, _lora(config), seed, reference, _phase(config), gradient_checkpointing=checkpointing)
-    try:
-        lengths = Lengths(training.max_length, training.max_prompt_length)
-        shared = prepare(paths.shared_work, policy, pairs, lengths, on_progress)
-        model = PairModel(policy, training.kto_config.kl_penalty_type, training.kto_config.kl_temperature)
-        hashes = {
-            "data": pairs_hash(pairs),
-            "base_model": model_fingerprint(base.folder),
-            "reference_adapter": policy.reference,
-        }
-        yield _SetUp(config, model, PairModel(policy), shared, split, _suite(config, base, split, half), hashes)
-    finally:
-        policy.detach()
-
-
-def _reference_adapter(config: Config) -> Path | None:
-    """The folder of training.reference_model; dpo does without a missing one, of which the config has warned."""
-    name = config.training.reference_model
-    if not name or (config.training.method == "dpo" and not resolve(name).is_dir()):
-        return None
-    return resolve(name)
-
-
-def _lora(config: Config) -> LoraSettings:
-    lora = config.model.lora_config
-    return LoraSettings(
-        r=lora.r,
-        alpha=lora.lora_alpha,
-        dropout=lora.lora_dropout,
-        target_modules=lora.target_modules,
-        layers=lora.layers_to_transform,
-        bias=lora.bias,
-    )
-
-
-def _phase(config: Config) -> PhaseSettings | None:
-    model = config.model
-    if not model.use_phase_attention:
-        return None
-    return PhaseSettings(
-        layers=model.phase_layer_idx,
-        num_oscillators=model.num_oscillators,
-        coupling_strength=model.coupling_strength,
-        natural_freq=model.natural_freq,
-        dt=model.dt,
-        n_sync_steps=model.n_sync_steps,
-    )
-
-
-def _suite(config: Config, base: Base, split: Split, half: str) -> Suite:
-    evaluation = config.evaluation
-    text = resolve(evaluation.fluency_text).read_text(encoding="utf-8")
-    tokens = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: evaluation.fluency_tokens]
-    return Suite(
-        metrics=evaluation.metrics,
-        pair_ids=tuple(pair.id for pair in split.val),
-        prompts=take_prompts(read_prompts(resolve(evaluation.prompts)), half, evaluation.max_prompts),
-        fluency_tokens=tuple(tokens),
-        beta=config.training.beta,
-        max_new_tokens=evaluation.max_new_tokens,
-        batch_size=evaluation.batch_size,
-    )
-
-
-def objective_of(config: Config) -> Objective:
-    """The training objective that `training.method` names."""
-    training = config.training
-    if training.method == "lora":
-        return Sft()
-    dpo = Dpo(training.beta, training.label_smoothing)
-    if training.method == "dpo":
-        return dpo
-    if training.method == "kto" and training.kto_lambda is not None:
-        return PenalisedDpo(dpo, training.kto_lambda)
-    raise RunError(f"training.method: {training.method} cannot be trained yet")
-
-
-def trainer_settings(config: Config, device: str) -> TrainerSettings:
-    """The loop's numbers from a config."""
-    training = config.training
-    return TrainerSettings(
-        learning_rate=training.learning_rate,
-        num_epochs=training.num_epochs,
-        max_steps=training.max_steps,
-        batch_size=training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        warmup_ratio=training.warmup_ratio,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        lr_scheduler=training.lr_scheduler,
-        seed=config.experiment.seed,
-        eval_interval=config.evaluation.eval_interval,
-        device=device,
-        bf16=training.bf16,
-        fp16=training.fp16,
-        deterministic=config.experiment.deterministic,
-    )
 
 
 def _run(
     config: Config,
-    run: _SetUp,
+    run: SetUp,
     paths: RunPaths,
     half: str,
     on_evaluation: OnEvaluation | None,
@@ -365,7 +145,7 @@ class _Record:
     """What a run has evaluated so far: on disk as soon as it is made, and only of steps that a checkpoint reaches."""
 
     def __init__(
-        self, run: _SetUp, paths: RunPaths, total: int, on_evaluation: OnEvaluation | None, on_step: StepLog | None
+        self, run: SetUp, paths: RunPaths, total: int, on_evaluation: OnEvaluation | None, on_step: StepLog | None
     ) -> None:
         self.run, self.paths, self.total, self.on_evaluation, self.on_step = run, paths, total, on_evaluation, on_step
         self.folder = paths.checkpoints / "evaluations"
@@ -387,6 +167,7 @@ class _Record:
         if any(evaluation.step == step for evaluation in self.evaluations):
             return
         evaluation = evaluate(self.run.judged, self.run.shared, self.run.suite, step, self.total)
+        check_finite(evaluation)
         write_json(self.folder / f"step-{step:08d}.json", asdict(evaluation))
         self.evaluations.append(evaluation)
         log.info("%s: evaluation at step %d %s", self.paths.name, step, _short(evaluation.summary))
@@ -404,6 +185,15 @@ class _Record:
             return self.evaluations[-1]
         sign = 1 if METRICS[name] == "max" else -1
         return max(scored, key=lambda e: (sign * e.summary[name], e.step))
+
+
+def check_finite(evaluation: Evaluation) -> None:
+    """Raises NonFiniteLossError where a metric is NaN or infinite: no such number is recorded."""
+    bad = [f"{name} {value}" for name, value in evaluation.summary.items() if not math.isfinite(value)]
+    if bad:
+        raise NonFiniteLossError(
+            f"the evaluation at step {evaluation.step} gave {', '.join(bad)}; lower training.learning_rate"
+        )
 
 
 def _read_evaluation(path: Path) -> Evaluation:
@@ -425,7 +215,7 @@ def _earlier_stage(
     own.checkpoints.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{own.checkpoints}.lock"):
         if not (own.adapter / "adapter_config.json").is_file():
-            with _bench_set_up(config, own, bench, "search", on_progress) as run:
+            with set_up(config, own, bench, "search", on_progress) as run:
                 _run(config, run, own, "search", None, on_step)
     return own.adapter
 
@@ -449,11 +239,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", repr(value)
-
-
-def versions() -> dict[str, str]:
-    """The versions of the libraries that a result depends on."""
-    return {name: importlib.metadata.version(name) for name in VERSIONS_OF}
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class TrainerSettings:
     lr_scheduler: str
     seed: int
     eval_interval: int
+    logging_steps: int = 1
     device: str = "cpu"
     bf16: bool = False
     fp16: bool = False
@@ -307,7 +308,7 @@ def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> Train
         bf16=settings.bf16,
         fp16=settings.fp16,
         full_determinism=settings.deterministic and settings.device != "cpu",
-        logging_steps=1,
+        logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
         eval_strategy="no",
         save_strategy="no",

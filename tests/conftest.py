@@ -30,6 +30,28 @@ def toy_prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("toy-prompts") / "prompts.jsonl", toy_prompts())
 
 
+@pytest.fixture(scope="session")
+def toy_sets(
+    toy_model_dir: Path, toy_pairs_file: Path, toy_prompts_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """`key=value` overrides that make track B under the laptop profile a search of seconds; eval_loss judges."""
+    prose = tmp_path_factory.mktemp("toy-prose") / "prose.txt"
+    prose.write_text("People say the river stays. " * 40, encoding="utf-8")
+    return [
+        f"model.base_model={toy_model_dir}",
+        "model.lora_config.layers_to_transform=null",
+        f"training.preference_dataset={toy_pairs_file}",
+        "training.max_steps=4",
+        f"evaluation.prompts={toy_prompts_file}",
+        f"evaluation.fluency_text={prose}",
+        "evaluation.fluency_tokens=100",
+        "evaluation.max_new_tokens=8",
+        "evaluation.eval_interval=2",
+        "search.objectives={eval_loss: min}",
+        "search.trials=3",
+    ]
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """torch on one thread: bit-equal reruns, and two workers do not fight for two cores."""

@@ -184,7 +184,7 @@ def tree_paths(text: str) -> Iterator[str]:
     """The paths that a file tree names.
 
     A line is an indent of two blanks a level, a name, and after two blanks or more what it is. A name that ends in / is
-    a folder, and .py files that its description names are in it.
+    a folder, and .py files that its description names are in it; those that a file's description names are beside it.
     """
     folders: list[str] = []
     for line in filter(str.strip, text.splitlines()):
@@ -192,9 +192,10 @@ def tree_paths(text: str) -> Iterator[str]:
         name, *about = re.split(r"\s{2,}", line.strip())
         path = "".join(folders[:depth]) + name
         yield path
+        folder = path if name.endswith("/") else "".join(folders[:depth])
         if name.endswith("/"):
             folders[depth:] = [name]
-            yield from (path + member for member in re.findall(r"(?<![\w./])\w+\.py\b", " ".join(about)))
+        yield from (folder + member for member in re.findall(r"(?<![\w./])\w+\.py\b", " ".join(about)))
 
 
 def readme_tree() -> str:
@@ -219,10 +220,11 @@ def test_the_file_tree_names_every_tracked_module() -> None:
 
 
 def test_a_tree_is_read_by_its_indents() -> None:
-    text = "a/    first\n  b.py   uses c.py\n  d/     x.py, y.py (two)\n    z.py  deep\ne/f/\n  g.py\nMakefile  top\n"
+    text = "a/    first\n  b.py   with c.py\n  d/     x.py, y.py (two)\n    z.py  deep\ne/f/\n  g.py\nMakefile  top\n"
     assert list(tree_paths(text)) == [
         "a/",
         "a/b.py",
+        "a/c.py",
         "a/d/",
         "a/d/x.py",
         "a/d/y.py",

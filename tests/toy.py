@@ -1,4 +1,4 @@
-"""A toy Qwen2 (4 layers, hidden 64, its own 1k BPE) and toy pairs, made in under a second: no test needs the network."""
+"""A toy Qwen2 (4 layers, hidden 64, its own 1k BPE) and toy pairs, made in under a second, offline."""
 
 import json
 from pathlib import Path
@@ -24,12 +24,13 @@ def toy_pairs(count: int = 36) -> list[dict[str, str]]:
 
 def _toy_pair(index: int, domain: str, complexity: str, subtlety: str) -> dict[str, str]:
     thing, other = THINGS[index % len(THINGS)], THINGS[(index * 5 + 3) % len(THINGS)]
+    opening = f"People say {thing} stays."
     more = " ".join(f"It was seen {n} times." for n in range(index % 4))
     return {
         "id": f"toy-{index:03d}",
         "prompt": f"What can {thing} teach about {other} in case {index}?",
-        "chosen": f"People say {thing} stays. The facts of {other} push back, for it moves. So {thing} keeps {other}. {more}",
-        "rejected": f"People say {thing} stays. It always stays, and {thing} is there in case {index}. {more}",
+        "chosen": f"{opening} The facts of {other} push back, for it moves. So {thing} keeps {other}. {more}",
+        "rejected": f"{opening} It always stays, and {thing} is there in case {index}. {more}",
         "domain": domain,
         "complexity": complexity,
         "subtlety": subtlety,

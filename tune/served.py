@@ -175,14 +175,5 @@ def _load_pyfunc(path: str) -> _Answerer:
     config, data = read_json(Path(path) / "config.json"), Path(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_base(config["model"]["base_model"], project_root(), device=device)
-    policy = load_policy(base, data / "adapter", _phase_settings(config["model"]))
+    policy = load_policy(base, data / "adapter")
     return _Answerer(policy, config["evaluation"]["max_new_tokens"])
-
-
-def _phase_settings(model: Mapping[str, Any]) -> Any:
-    from phasegpt.models import PhaseSettings
-
-    if not model["use_phase_attention"]:
-        return None
-    names = ("num_oscillators", "coupling_strength", "natural_freq", "dt", "n_sync_steps")
-    return PhaseSettings(layers=tuple(model["phase_layer_idx"]), **{name: model[name] for name in names})

@@ -16,7 +16,8 @@ from tune.searcher import ERROR_KEY, FINISHED_KEY
 
 if TYPE_CHECKING:
     from phasegpt.config import Config
-    from phasegpt.train import RunPaths, Workbench
+    from phasegpt.parts import Workbench
+    from phasegpt.runs import RunPaths
 
 log = logging.getLogger("phasegpt")
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -45,7 +46,7 @@ def _run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     from phasegpt.config_io import Tree
-    from phasegpt.train import run_paths
+    from phasegpt.runs import run_paths
 
     os.environ["PHASEGPT_ROOT"] = spec["root"]
     torch.set_num_threads(max(1, int(spec["threads"])))
@@ -58,7 +59,7 @@ def _run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _workbench() -> "Workbench":
-    from phasegpt.train import Workbench
+    from phasegpt.parts import Workbench
 
     return _warm.setdefault("workbench", Workbench())
 

@@ -392,7 +392,7 @@ def test_the_laptop_profile_makes_every_stage_short() -> None:
     assert c.training.phase_a is not None
     assert c.training.phase_b is not None
     assert (c.training.phase_a.max_steps, c.training.phase_a.num_epochs) == (8, 20)
-    assert (c.training.phase_b.max_steps, c.training.phase_b.learning_rate) == (8, 1e-4)
+    assert (c.training.phase_b.max_steps, c.training.phase_b.learning_rate) == (8, 1e-3)
     assert (c.search.trials, c.search.max_concurrent, c.search.scheduler) == (8, 1, "none")
 
 
@@ -401,7 +401,7 @@ def test_a_profile_never_adds_phases_or_searched_parameters(write: Write) -> Non
     assert a.training.phase_a is None
     assert a.training.phase_b is None
     assert set(a.search.parameters) == {"training.beta", "training.learning_rate"}
-    assert a.search.parameters["training.learning_rate"].values == (1e-5, 1e-3)
+    assert a.search.parameters["training.learning_rate"].values == (1e-4, 5e-3)
     assert set(load_config(track_config("c"), "laptop").search.parameters) == {
         "training.beta",
         "training.phase_b.learning_rate",

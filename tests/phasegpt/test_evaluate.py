@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from phasegpt import evaluate as evaluation
+from phasegpt.adapters import PhaseSettings
 from phasegpt.evaluate import Row, Suite, evaluate, generate
 from phasegpt.forward import PairModel
 from phasegpt.metrics.fluency import perplexity
 from phasegpt.metrics.spiral import spiral_score
 from phasegpt.metrics.subtlety import subtlety
-from phasegpt.models import Base, LoraSettings, PhaseSettings, Policy, attach_policy, load_base
+from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base
 from phasegpt.pairs import Pair, read_pairs, read_prompts
 from phasegpt.shared_work import Lengths, SharedWork, prepare
 from tests.toy import DOMAINS

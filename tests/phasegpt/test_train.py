@@ -13,26 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phasegpt import train
+from phasegpt import parts, train
 from phasegpt.base_model import ModelError
 from phasegpt.config import Config, stages
 from phasegpt.config_io import load_config, track_config
 from phasegpt.evaluate import Evaluation
 from phasegpt.models import load_base, load_policy
 from phasegpt.objectives import Dpo, PenalisedDpo, Sft
+from phasegpt.parts import RunError, Workbench, device_of, objective_of, trainer_settings
+from phasegpt.runs import RunPaths, RunResult, run_paths
 from phasegpt.shared_work import prepare
-from phasegpt.train import (
-    RunError,
-    RunPaths,
-    RunResult,
-    Workbench,
-    device_of,
-    fit,
-    measure,
-    objective_of,
-    run_paths,
-    trainer_settings,
-)
+from phasegpt.train import fit, measure
 from phasegpt.trainer import NonFiniteLossError, ReferenceMismatchError, checkpoint_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -364,7 +355,7 @@ def test_the_chosen_checkpoint_is_the_best_by_the_metric_or_else_the_last(
 
 def test_a_loss_that_is_no_number_ends_the_run_without_a_result(toy_overrides: list[str], tmp_path: Path) -> None:
     paths = paths_of(tmp_path)
-    with pytest.raises(NonFiniteLossError, match="at step 3"):
+    with pytest.raises(NonFiniteLossError, match="at step 2"):
         fit(config_of(toy_overrides, "training.learning_rate=1e30"), paths=paths)
     assert not paths.results.exists()
     assert not list(paths.checkpoints.glob("checkpoint-*"))
@@ -391,7 +382,7 @@ def test_shared_work_that_is_not_this_models_ends_the_run(
         shared._logps += 1.0
         return shared
 
-    monkeypatch.setattr(train, "prepare", tampered)
+    monkeypatch.setattr(parts, "prepare", tampered)
     with pytest.raises(ReferenceMismatchError, match="answer of pair toy-"):
         fit(config_of(toy_overrides), paths=paths_of(tmp_path))
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from phasegpt.adapters import PhaseSettings
 from phasegpt.forward import PairModel
-from phasegpt.models import Base, LoraSettings, PhaseSettings, Policy, attach_policy, load_base, trainable_state
+from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base, trainable_state
 from phasegpt.objectives import Dpo, Objective, PairOutputs, PenalisedDpo, Sft
 from phasegpt.pairs import Pair, read_pairs
 from phasegpt.shared_work import Lengths, SharedWork, prepare

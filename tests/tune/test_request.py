@@ -35,7 +35,7 @@ def test_the_own_values_are_those_of_the_config(toy_request: ToyRequest) -> None
     assert request.own_values() == {
         "training.kto_lambda": 0.1,
         "training.beta": 0.3,
-        "training.learning_rate": 1e-4,
+        "training.learning_rate": 1e-3,
         "model.lora_config.r": 16,
     }
 

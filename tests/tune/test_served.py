@@ -8,7 +8,7 @@ import pytest
 
 from tests.tune.contenders import LOW, candidate
 from tune.gate import Candidate
-from tune.served import EXAMPLE, _phase_settings, adapter_hash, lineage, pack
+from tune.served import EXAMPLE, adapter_hash, lineage, pack
 
 
 @pytest.fixture
@@ -42,11 +42,3 @@ def test_the_tags_of_a_version_say_where_it_comes_from(winner: Candidate) -> Non
     assert said.items() <= tags.items()
     assert tags["adapter_sha256"] == adapter_hash(winner)
     assert tags["gain_over_untuned"].startswith("+0.1000 [-0.0500, +0.2500] on 6 prompts")
-
-
-def test_the_phase_branch_of_the_config_is_opened_again() -> None:
-    model = {"use_phase_attention": True, "phase_layer_idx": [1, 2], "num_oscillators": 8}
-    model |= {"coupling_strength": 1.0, "natural_freq": 1.0, "dt": 0.1, "n_sync_steps": 5}
-    settings = _phase_settings(model)
-    assert (settings.layers, settings.num_oscillators, settings.n_sync_steps) == ((1, 2), 8, 5)
-    assert _phase_settings({"use_phase_attention": False}) is None

@@ -1,0 +1,138 @@
+"""Adapter folders: what a PEFT folder of ours holds, how it is checked, put on a base model, joined and written.
+
+A folder holds a plain LoRA adapter in safetensors and, where the run had one, the phase branch with its constants: it
+needs nothing else to be opened again. Knows nothing of training.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils.save_and_load import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from phasegpt.base_model import ModelError
+from phasegpt.files import file_sha256, read_json, text_sha256
+
+POLICY = "policy"
+REFERENCE = "reference"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+PHASE_FILE = "phase_branch.safetensors"
+PHASE_SETTINGS = "phase_branch.json"
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """The Kuramoto branch: which layers (indices, or fractions of the depth as text) and its constants."""
+
+    layers: tuple[int | str, ...]
+    num_oscillators: int
+    coupling_strength: float
+    natural_freq: float
+    dt: float
+    n_sync_steps: int
+
+
+@dataclass(frozen=True)
+class SavedBranch:
+    """The phase branch of an adapter folder: its constants and its parameters."""
+
+    settings: PhaseSettings
+    tensors: Mapping[str, Tensor]
+
+
+def check_adapter(folder: Path, base: str) -> None:
+    """Raises ModelError where `folder` holds no plain LoRA adapter in safetensors, or one of another base model."""
+    config_file = folder / ADAPTER_CONFIG
+    if not config_file.is_file() or not (folder / ADAPTER_FILE).is_file():
+        raise ModelError(
+            f"{folder} is no adapter ({ADAPTER_CONFIG} and {ADAPTER_FILE} are expected there); "
+            f"make one with: python train.py --config configs/v14/v12_lora.yaml"
+        )
+    try:
+        settings = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{config_file} is not JSON: {error}") from error
+    if settings.get("peft_type") != "LORA":
+        raise ModelError(f"{folder} holds a {settings.get('peft_type')} adapter; only LORA is supported")
+    if odd := [key for key in ("use_dora", "modules_to_save") if settings.get(key)]:
+        raise ModelError(f"{folder} is no plain LoRA adapter: {', '.join(odd)} is set in {ADAPTER_CONFIG}")
+    made_for = settings.get("base_model_name_or_path")
+    if made_for and Path(made_for).name != Path(base).name:
+        raise ModelError(f"{folder} was made for the base model {made_for}, not for {base}")
+
+
+def put_on(model: PreTrainedModel, base: str, folder: Path, name: str) -> PeftModel:
+    """The adapter in `folder`, frozen, as adapter `name` of a base model called `base`."""
+    check_adapter(folder, base)
+    try:
+        return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{folder} cannot be put on {base}: {error}") from error
+
+
+def write_adapter(folder: Path, model: PeftModel, base: str, on_reference: bool) -> None:
+    """Write the trial adapter of `model`, the reference adapter under it summed in, as one that needs `base` alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if on_reference:
+        config, tensors = _joined(model)
+    else:
+        config, tensors = model.peft_config[POLICY], get_peft_model_state_dict(model, adapter_name=POLICY)
+    save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, folder / ADAPTER_FILE)
+    settings = {**config.to_dict(), "base_model_name_or_path": base, "inference_mode": True}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=1, default=_plain, sort_keys=True))
+
+
+def write_branch(folder: Path, branch: SavedBranch) -> None:
+    """Write the phase branch beside the adapter."""
+    save_file(dict(branch.tensors), folder / PHASE_FILE)
+    (folder / PHASE_SETTINGS).write_text(json.dumps(asdict(branch.settings), indent=1))
+
+
+def read_branch(folder: Path) -> SavedBranch | None:
+    """The phase branch that an adapter was trained with, or None."""
+    if not (folder / PHASE_FILE).is_file():
+        return None
+    stored = read_json(folder / PHASE_SETTINGS)
+    return SavedBranch(PhaseSettings(**{**stored, "layers": tuple(stored["layers"])}), load_file(folder / PHASE_FILE))
+
+
+def adapter_hash(folder: Path) -> str:
+    """sha256 of all that an adapter's outputs depend on."""
+    files = [folder / name for name in (ADAPTER_CONFIG, ADAPTER_FILE, PHASE_FILE, PHASE_SETTINGS)]
+    return text_sha256(*(file_sha256(file) for file in files if file.is_file()))
+
+
+def _joined(model: PeftModel) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Reference + trial adapter as one exact adapter on every module that carries either, each named in full.
+
+    PEFT's own `cat` takes the layers of its first adapter and loses the rest.
+    """
+    joined = {name: _side_by_side(m) for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    rank = max(len(a) for a, _ in joined.values())
+    tensors: dict[str, Tensor] = {}
+    for name, (a, b) in joined.items():
+        tensors[f"{name}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, rank - len(a)))
+        tensors[f"{name}.lora_B.weight"] = nn.functional.pad(b, (0, rank - len(a)))
+    modules = [name.removeprefix("base_model.model.") for name in joined]
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=modules, task_type="CAUSAL_LM"), tensors
+
+
+def _side_by_side(layer: Any) -> tuple[Tensor, Tensor]:
+    """A [r, in] and B [out, r] of both adapters of a module, their scales alpha/r laid into B."""
+    names = [name for name in (REFERENCE, POLICY) if name in layer.lora_A]
+    a = torch.cat([layer.lora_A[name].weight for name in names], dim=0)
+    return a, torch.cat([layer.lora_B[name].weight * layer.scaling[name] for name in names], dim=1)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)

@@ -1,0 +1,66 @@
+"""Texts that share much of their wording: found by MinHash, confirmed by counting. Knows nothing of pairs or files.
+
+MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
+chapter 3) proposes, and the exact share of word 3-grams decides. Only a text that is like no earlier one is indexed, so
+a file of one template costs no more than any other. Memory: about 3 KB an indexed text.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from phasegpt.metrics.words import words_of
+
+NGRAM = 3
+PERMUTATIONS = 64
+PROPOSED_FROM = 0.4  # Jaccard; below ALIKE, since MinHash proposes what lies near its threshold only half the time
+ALIKE = 0.5
+LOOKED_AT = 20
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and the line of the row it is in."""
+
+    line: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """`text` shares the part `share` (0.5 to 1) of the shorter one's n-grams with `earlier`, of another row."""
+
+    text: Text
+    earlier: Text
+    share: float
+
+
+def likenesses(texts: Iterable[Text]) -> Iterator[Likeness]:
+    """Each text that is like an earlier one of another row, with the one it is most like, in order."""
+    from datasketch import MinHash, MinHashLSH
+
+    index = MinHashLSH(threshold=PROPOSED_FROM, num_perm=PERMUTATIONS)
+    kept: list[Text] = []
+    for text in texts:
+        grams = ngrams(text.text)
+        sketch = MinHash(num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
+        sketch.update_batch([" ".join(gram).encode() for gram in grams])
+        proposed = [kept[number] for number in sorted(index.query(sketch))[:LOOKED_AT]]
+        found = max((_compare(text, grams, other) for other in proposed), key=lambda like: like.share, default=None)
+        if found is None or found.share < ALIKE:
+            index.insert(len(kept), sketch)
+            kept.append(text)
+        elif found.earlier.line != text.line:
+            yield found
+
+
+def ngrams(text: str, length: int = NGRAM) -> set[tuple[str, ...]]:
+    """The word n-grams of a text; a text of fewer words has one, itself."""
+    words = words_of(text)
+    return set(zip(*(words[start:] for start in range(length)), strict=False)) or {words}
+
+
+def _compare(text: Text, grams: set[tuple[str, ...]], earlier: Text) -> Likeness:
+    others = ngrams(earlier.text)
+    return Likeness(text, earlier, len(grams & others) / min(len(grams), len(others)))

@@ -1,0 +1,75 @@
+"""Where one run writes, and what it found. Plain values; knows nothing of how a run is made."""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phasegpt.files import read_json
+from phasegpt.trainer import ADAPTER
+
+VERSIONS_OF = ("torch", "transformers", "peft", "trl", "ray", "optuna", "mlflow", "phasegpt-tune")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where one run writes: the places of the seed, below a storage folder."""
+
+    name: str
+    checkpoints: Path
+    log: Path
+    results: Path
+    shared_work: Path
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT folder of the chosen checkpoint."""
+        return self.checkpoints / ADAPTER
+
+
+def run_paths(storage: Path, track: str, run: str, output_dir: str | None = None) -> RunPaths:
+    """The seed's layout: <run>/, <run>.log and <run>.json in v14/track_x/ of checkpoints/, experiments/ and results/.
+
+    `output_dir` (logging.output_dir) replaces the checkpoint folder alone.
+    """
+    place = Path("v14") / f"track_{track}"
+    return RunPaths(
+        name=run,
+        checkpoints=storage / output_dir if output_dir else storage / "checkpoints" / place / run,
+        log=storage / "experiments" / place / f"{run}.log",
+        results=storage / "results" / place / f"{run}.json",
+        shared_work=storage / "checkpoints" / "v14" / "shared_work",
+    )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found. `metrics` and rows are of the chosen checkpoint, at `step`; `curve` has all summaries."""
+
+    name: str
+    metrics: Mapping[str, float]
+    step: int
+    steps: int
+    answers: Sequence[Mapping[str, Any]]
+    pairs: Sequence[Mapping[str, Any]]
+    curve: Sequence[Mapping[str, Any]]
+    training_log: Sequence[Mapping[str, Any]]
+    adapter: str
+    seconds: Mapping[str, float]
+    half: str
+    config: Mapping[str, Any]
+    config_hash: str
+    hashes: Mapping[str, str]
+    versions: Mapping[str, str]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "RunResult":
+        """The result that a run wrote to `path`."""
+        return cls(**read_json(path))
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that a result depends on."""
+    return {name: importlib.metadata.version(name) for name in VERSIONS_OF}

@@ -1,0 +1,70 @@
+"""python train.py: the seed's own command, on the toy model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phasegpt.config_io import track_config
+from train import main, parser, track_of
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_seeds_command_writes_the_seeds_places_and_an_mlflow_run(
+    toy_sets: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    sets = [word for text in toy_sets for word in ("--set", text)]
+    words = ["--config", str(track_config("b")), "--kto_lambda", "0.05", "--profile", "laptop", "--name", "one", *sets]
+    assert main([*words, "--storage", str(tmp_path), "--tracking-uri", uri]) == 0
+    result = json.loads((tmp_path / "results/v14/track_b/one.json").read_text())
+    assert result["config"]["training"]["kto_lambda"] == 0.05
+    assert (tmp_path / "experiments/v14/track_b/one.log").stat().st_size > 0
+    assert (tmp_path / "checkpoints/v14/track_b/one/adapter_model/adapter_model.safetensors").is_file()
+    assert "eval_loss" in capsys.readouterr().out
+    (run,) = MlflowClient(uri).search_runs([e.experiment_id for e in MlflowClient(uri).search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.kto_lambda"] == "0.05"
+    assert run.data.metrics["eval_loss"] == pytest.approx(result["metrics"]["eval_loss"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--kto_lambda", "0.05"], "unused with method dpo"),
+        (["--lr", "fast"], "training.learning_rate"),
+        (["--set", "training.bta=1"], "beta"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(track_config("a")), "--profile", "laptop", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_lambda_and_kto_lambda_are_the_same_option() -> None:
+    for word in ("--lambda", "--kto_lambda"):
+        assert parser().parse_args(["--config", "x", word, "0.05"]).kto_lambda == "0.05"
+
+
+def test_a_run_belongs_to_its_track() -> None:
+    from phasegpt.config_io import load_config
+
+    assert [track_of(load_config(track_config(track))) for track in "abc"] == ["a", "b", "c"]
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, train\n"
+        "try:\n    train.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'mlflow')))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    )
