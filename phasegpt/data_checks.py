@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 from phasegpt.base_model import BUNDLED
 from phasegpt.config import Config
@@ -27,6 +26,7 @@ SAMPLE_ROWS = 10_000
 GIVE_AWAY = 0.60
 LOPSIDED = 3
 UNBALANCED = 3
+QUALITIES = ("chosen", "rejected", *COMPLEXITIES, *SUBTLETIES)
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,15 @@ class Rules:
 
 @dataclass(frozen=True)
 class Material:
-    """What the checks look at: pairs, or unpaired answers, and the rules."""
+    """What the checks look at: the rows without errors, and the rules."""
 
     rules: Rules
-    pairs: tuple[Pair, ...] = ()
-    unpaired: tuple[UnpairedRow, ...] = ()
+    rows: Sequence[Pair | UnpairedRow] = ()
 
-    @property
-    def rows(self) -> Sequence[Pair | UnpairedRow]:
-        """All rows without errors."""
-        return self.pairs or self.unpaired
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The rows that are pairs: all or none."""
+        return [row for row in self.rows if isinstance(row, Pair)]
 
     @cached_property
     def answers(self) -> list[Answer]:
@@ -77,9 +76,15 @@ class Material:
         return [answer for row in self.rows for answer in _answers(row)]
 
     @cached_property
-    def sample(self) -> list[Answer]:
+    def sample(self) -> Sequence[Pair | UnpairedRow]:
+        """At most SAMPLE_ROWS of the rows, at equal distances."""
+        rows, count = self.rows, len(self.rows)
+        return rows if count <= SAMPLE_ROWS else [rows[i * count // SAMPLE_ROWS] for i in range(SAMPLE_ROWS)]
+
+    @cached_property
+    def sampled_answers(self) -> list[Answer]:
         """The answers of the sample."""
-        return [answer for row in every_nth(self.rows) for answer in _answers(row)]
+        return [answer for row in self.sample for answer in _answers(row)]
 
     @cached_property
     def counter(self) -> TokenCounter:
@@ -89,18 +94,10 @@ class Material:
 
 def _answers(row: Pair | UnpairedRow) -> Iterator[Answer]:
     if isinstance(row, UnpairedRow):
-        yield Answer(row.line, "completion", row.prompt, row.completion, row.label)
+        yield Answer(row.line, "completion", row.prompt, row.completion, row.label, row.subtlety)
     else:
         yield Answer(row.line, "chosen", row.prompt, row.chosen, True, row.subtlety)
         yield Answer(row.line, "rejected", row.prompt, row.rejected, False, row.subtlety)
-
-
-RowT = TypeVar("RowT")
-
-
-def every_nth(rows: Sequence[RowT], most: int = SAMPLE_ROWS) -> Sequence[RowT]:
-    """At most `most` rows, at equal distances."""
-    return rows[:: max(1, -(-len(rows) // most))]
 
 
 def duplicate_prompts(material: Material) -> Iterator[Finding]:
@@ -116,11 +113,11 @@ def duplicate_prompts(material: Material) -> Iterator[Finding]:
 def shared_prompts(material: Material) -> Iterator[Finding]:
     """A prompt that is trained on and also judged by: in a held-out domain, or among the evaluation prompts."""
     held = material.rules.held_out_domains
-    trained = {_normal(row.prompt): row.line for row in reversed(material.rows) if _domain(row) not in held}
+    trained = {_normal(row.prompt): row.line for row in reversed(material.rows) if row.domain not in held}
     for row in material.rows:
         line = trained.get(_normal(row.prompt))
-        if _domain(row) in held and line is not None:
-            message = f"the prompt of line {line} again, here in the held-out domain {_domain(row)}"
+        if row.domain in held and line is not None:
+            message = f"the prompt of line {line} again, here in the held-out domain {row.domain}"
             yield warning(row.line, "shared_prompt", message)
     for prompt in _evaluation_prompts(material.rules):
         line = trained.get(_normal(prompt.prompt))
@@ -129,10 +126,6 @@ def shared_prompts(material: Material) -> Iterator[Finding]:
                 f"the prompt is also in line {prompt.line} of {material.rules.prompts}, by which models are judged"
             )
             yield warning(line, "shared_prompt", message)
-
-
-def _domain(row: Pair | UnpairedRow) -> str | None:
-    return row.domain if isinstance(row, Pair) else None
 
 
 def _evaluation_prompts(rules: Rules) -> tuple[Prompt, ...]:
@@ -151,7 +144,7 @@ def near_duplicates(material: Material) -> Iterator[Finding]:
         earlier = first.setdefault(answer.text, answer)
         if earlier.line != answer.line:
             yield _alike(answer.line, answer.name, 1.0, earlier.line, earlier.name)
-    distinct = [answer for answer in material.sample if first[answer.text].line == answer.line]
+    distinct = [answer for answer in material.sampled_answers if first[answer.text].line == answer.line]
     for like in likenesses(Text(answer.line, answer.name, answer.text) for answer in distinct):
         yield _alike(like.text.line, like.text.name, like.share, like.earlier.line, like.earlier.name)
 
@@ -161,33 +154,37 @@ def _alike(line: int, name: str, share: float, other: int, other_name: str) -> F
     return warning(line, "near_duplicate", message)
 
 
-_QUALITIES = ("chosen", "rejected", *COMPLEXITIES, *SUBTLETIES)
-
-
 def labels_in_text(material: Material) -> Iterator[Finding]:
-    """A label that stands in a text as a label; a prompt and its answers are one finding each."""
-    pattern = _label_pattern(material.rules.domains)
+    """A label that stands in a text as a label; a prompt and each of its answers may have one."""
+    domains = [domain.casefold() for domain in material.rules.domains]
+    pattern = _label_pattern(domains)
     for row in material.rows:
-        texts = {"prompt": row.prompt, **{answer.name: answer.text for answer in _answers(row)}}
-        for name, text in texts.items():
-            found = pattern.search(text)
+        for name, text in (("prompt", row.prompt), *((answer.name, answer.text) for answer in _answers(row))):
+            lower = text.casefold()
+            named = any(
+                label in lower for label in ("label", *QUALITIES, *domains)
+            )  # ten times faster than the pattern
+            found = pattern.search(text) if named else None
             if found:
-                yield warning(row.line, "label_in_text", f"{name} has its label written into it: {found[0].strip()!r}")
+                yield warning(row.line, "label_in_text", f"{name} has a label written into it: {found[0].strip()!r}")
 
 
 def _label_pattern(domains: Sequence[str]) -> re.Pattern[str]:
     """Labels in brackets, behind a key ("domain: science"), at the head of a line, or as "the chosen answer".
 
-    In round brackets a lone domain is prose; "rejected by the committee" is prose anywhere.
+    Not ordinary prose, as in "rejected by the committee", "an (implicit) promise", "simple: ask her".
     """
-    quality, any_label = "|".join(_QUALITIES), "|".join((*_QUALITIES, *map(re.escape, domains)))
-    answer = "answer|response|completion"
+    label = "|".join((*QUALITIES, *map(re.escape, domains)))
+    several = rf"(?:{label})(?:\s?[,/|;-]?\s?(?:{label}))"
+    quality, sure, answer = "|".join(QUALITIES), "chosen|rejected|explicit|implicit", "answer|response|completion"
+    start = r"^[^\w\n]{0,9}"
     return re.compile(
-        rf"[\[<{{]\s*(?:{any_label})(?:\s*[,/|;-]?\s*(?:{any_label}))*\s*[\]>}}]"
-        rf"|\(\s*(?:{quality})(?:\s*[,/|;-]?\s*(?:{any_label}))*\s*\)"
-        rf"|\b(?:domain|complexity|subtlety|stratum|label|preference)\s*[:=]\s*[\"'\[(]?(?:{any_label})\b"
-        rf"|^\W*label\s*:"
-        rf"|^\W*(?:{quality})(?:\s+(?:{answer}))?\s*(?::|$)"
+        rf"[\[<{{]\s?{several}*\s?[\]>}}]"
+        rf"|\(\s?{several}+\s?\)"
+        rf"|{start}\(\s?(?:{quality})\s?\)|\(\s?(?:{quality})\s?\)(?=\s?(?:$|[.,;:!?]))"
+        rf"|\b(?:domain|complexity|subtlety|stratum|label|preference)\s?[:=]\s?[\"'\[(]?(?:{label}|true|false|[01])\b"
+        rf"|{start}label\s?:"
+        rf"|{start}(?:{sure})(?:\s(?:{answer}))?\s?(?::|$)"
         rf"|\b(?:chosen|rejected)[ _-](?:{answer})\b",
         re.IGNORECASE | re.MULTILINE,
     )
@@ -202,10 +199,10 @@ def length_gives_away(material: Material) -> Iterator[Finding]:
 
 
 def markers_give_away(material: Material) -> Iterator[Finding]:
-    """Marker words alone tell: in all answers, or where subtlety is labelled in the implicit ones, made without them."""
-    if not material.sample:
+    """Marker words alone tell: in all answers, or in the implicit ones where subtlety is labelled."""
+    if not material.rows:
         return
-    found = marker_aucs(material.sample)
+    found = marker_aucs(material.sampled_answers)
     name = "all" if len(found) == 1 else "implicit"
     if name in found and found[name].value > 0.5 and found[name].tells(GIVE_AWAY):
         yield _gives_away(
@@ -221,7 +218,7 @@ def _gives_away(code: str, feature: str, found: Auc, how: str) -> Finding:
 def cut_by_max_length(material: Material) -> Iterator[Finding]:
     """A row that loses tokens to training.max_length or max_prompt_length."""
     rules, count = material.rules, material.counter
-    for row in every_nth(material.rows):
+    for row in material.sample:
         prompt = count.prompt(row.prompt)
         kept_prompt = min(prompt, rules.max_prompt_length)
         lengths = [count.completion(row.prompt, answer.text) for answer in _answers(row)]
@@ -249,20 +246,20 @@ def lopsided(material: Material) -> Iterator[Finding]:
 def strata_missing(material: Material) -> Iterator[Finding]:
     """A stratum that rows do not give."""
     for key in STRATA:
-        lines = [pair.line for pair in material.pairs if getattr(pair, key) is None]
+        lines = [row.line for row in material.rows if getattr(row, key) is None]
         if lines:
-            message = f"{key} is missing in {len(lines)} of {len(material.pairs)} pairs, first in line {lines[0]}"
+            message = f"{key} is missing in {len(lines)} of {len(material.rows)} rows, first in line {lines[0]}"
             yield warning(None, "strata_missing", message)
 
 
 def strata_unbalanced(material: Material) -> Iterator[Finding]:
-    """A stratum with a value that over three times as many pairs have as another."""
+    """A stratum with a value that over three times as many rows have as another."""
     for key, allowed in zip(STRATA, (material.rules.domains, COMPLEXITIES, SUBTLETIES), strict=True):
         counts = Counter(dict.fromkeys(allowed, 0))
-        counts.update(value for pair in material.pairs if (value := getattr(pair, key)) is not None)
+        counts.update(value for row in material.rows if (value := getattr(row, key)) is not None)
         most, fewest = max(counts, key=lambda v: counts[v]), min(counts, key=lambda v: counts[v])
         if counts[most] > UNBALANCED * counts[fewest]:
-            message = f"{key}: {counts[most]} pairs are {most}, only {counts[fewest]} are {fewest}"
+            message = f"{key}: {counts[most]} rows are {most}, only {counts[fewest]} are {fewest}"
             yield warning(None, "strata_unbalanced", message)
 
 

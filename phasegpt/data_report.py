@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from phasegpt.data_checks import CHECKS, Material, Rules, every_nth
+from phasegpt.data_checks import CHECKS, Material, Rules
 from phasegpt.findings import Finding, of
 from phasegpt.pairs import Pair, Prompt, Scan, UnpairedRow, scan_pairs, scan_prompts, scan_unpaired
 from phasegpt.readers import Row, read_rows
@@ -37,6 +37,13 @@ class Report:
         """What stops nothing, by line."""
         return of(self.findings, "warning")
 
+    def summary(self) -> list[str]:
+        """One line a kind of warning: its first case, and how many there are."""
+        by_code: dict[str, list[Finding]] = {}
+        for finding in self.warnings:
+            by_code.setdefault(finding.code, []).append(finding)
+        return [f"{group[0].at(self.source)} ({code}, {len(group)} in all)" for code, group in by_code.items()]
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         found = {"errors": [f.as_dict() for f in self.errors], "warnings": [f.as_dict() for f in self.warnings]}
@@ -44,8 +51,8 @@ class Report:
 
     def as_text(self) -> str:
         """One line a finding, errors first, and a last line that sums up."""
-        lines = [f"{finding.severity} {finding.code}: {finding.at(self.source)}" for finding in self.errors]
-        lines += [f"{finding.severity} {finding.code}: {finding.at(self.source)}" for finding in self.warnings]
+        found = (*self.errors, *self.warnings)
+        lines = [f"{finding.severity} {finding.code}: {finding.at(self.source)}" for finding in found]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, f"{self.rows} rows, {len(self.errors)} errors, {len(self.warnings)} warnings"])
 
@@ -65,10 +72,10 @@ def scan_any(source: Path | str, rules: Rules) -> tuple[AnyScan, Material]:
     if kind == "prompts":
         return scan_prompts(rows), Material(rules)
     if kind == "unpaired":
-        unpaired = scan_unpaired(rows)
-        return unpaired, Material(rules, unpaired=unpaired.rows)
+        unpaired = scan_unpaired(rows, rules.domains, rules.strata)
+        return unpaired, Material(rules, unpaired.rows)
     pairs = scan_pairs(rows, rules.domains, rules.strata)
-    return pairs, Material(rules, pairs=pairs.rows)
+    return pairs, Material(rules, pairs.rows)
 
 
 def _up_to_a_readable_one(rows: Iterator[Row]) -> Iterator[Row]:
@@ -87,7 +94,7 @@ def _kind(begun: Sequence[Row]) -> str:
 
 def notes_on(material: Material) -> tuple[str, ...]:
     """How a file was looked at."""
-    rows, taken = len(material.rows), len(every_nth(material.rows))
+    rows, taken = len(material.rows), len(material.sample)
     counted = (f"tokens are counted by {material.counter.name}",) if rows else ()
     sampled = f"marker words, tokens and near-duplicates are those of {taken:,} of {rows:,} rows, taken evenly"
     return (*counted, sampled) if taken < rows else counted

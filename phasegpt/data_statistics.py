@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from phasegpt.data_checks import Material, Rules, every_nth
+from phasegpt.data_checks import Material, Rules
 from phasegpt.data_report import notes_on, scan_any
-from phasegpt.pairs import STRATA, Pair, PairsError
+from phasegpt.pairs import STRATA, PairsError
 from phasegpt.shortcuts import Auc, length_auc, marker_aucs, words
 
 
@@ -25,17 +25,17 @@ def data_statistics(source: Path | str, rules: Rules | None = None) -> dict[str,
     return {
         "rows": scan.total,
         "prompts": len({row.prompt for row in scan.rows}),
-        "strata": {key: _counts(material.pairs, key) for key in STRATA},
+        "strata": {key: _counts(material, key) for key in STRATA},
         "words": _words(material),
         "tokens": _tokens(material),
         "length_auc": _value(length_auc(material.answers)),
-        "marker_auc": {name: _value(found) for name, found in marker_aucs(material.sample).items()},
+        "marker_auc": {name: _value(found) for name, found in marker_aucs(material.sampled_answers).items()},
         "notes": list(notes_on(material)),
     }
 
 
-def _counts(pairs: Sequence[Pair], key: str) -> dict[str, int]:
-    return dict(Counter(str(getattr(pair, key)) for pair in pairs if getattr(pair, key) is not None))
+def _counts(material: Material, key: str) -> dict[str, int]:
+    return dict(Counter(str(value) for row in material.rows if (value := getattr(row, key)) is not None))
 
 
 def _words(material: Material) -> dict[str, dict[str, float]]:
@@ -49,8 +49,8 @@ def _tokens(material: Material) -> dict[str, dict[str, float]]:
     """Of the sample, template included; `longest` is a prompt with its longest answer."""
     by_field: dict[str, list[int]] = {}
     longest: dict[int, int] = {}
-    prompts = {row.line: material.counter.prompt(row.prompt) for row in every_nth(material.rows)}
-    for answer in material.sample:
+    prompts = {row.line: material.counter.prompt(row.prompt) for row in material.sample}
+    for answer in material.sampled_answers:
         count = material.counter.completion(answer.prompt, answer.text)
         by_field.setdefault(answer.name, []).append(count)
         longest[answer.line] = max(longest.get(answer.line, 0), prompts[answer.line] + count)

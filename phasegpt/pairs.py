@@ -51,12 +51,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class UnpairedRow:
-    """One answer with its own label: True where it is wanted, False where it is not."""
+    """One answer with its own label: True where it is wanted, False where it is not. Strata and line as in `Pair`."""
 
     id: str
     prompt: str
     completion: str
     label: bool
+    domain: str | None
+    complexity: str | None
+    subtlety: str | None
     line: int
 
 
@@ -104,9 +107,11 @@ def read_pairs(source: Path | str, domains: Sequence[str], strata: Sequence[str]
     return scan_pairs(read_rows(source), domains, strata).sound(source)
 
 
-def read_unpaired(source: Path | str) -> tuple[UnpairedRow, ...]:
+def read_unpaired(
+    source: Path | str, domains: Sequence[str], strata: Sequence[str] = STRATA
+) -> tuple[UnpairedRow, ...]:
     """The unpaired answers of a source, in its order. Raises PairsError with every problem."""
-    return scan_unpaired(read_rows(source)).sound(source)
+    return scan_unpaired(read_rows(source), domains, strata).sound(source)
 
 
 def read_prompts(source: Path | str) -> tuple[Prompt, ...]:
@@ -125,26 +130,19 @@ def scan_pairs(rows: Iterable[Row], domains: Sequence[str], strata: Sequence[str
         prompt, chosen, rejected = row.text("prompt"), row.text("chosen"), row.text("rejected")
         if chosen and chosen == rejected:
             row.note("same_answers", "chosen and rejected are the same text")
-        return Pair(
-            id=row.identity(prompt, chosen, rejected),
-            prompt=prompt,
-            chosen=chosen,
-            rejected=rejected,
-            domain=row.label("domain", domains, "domain" in strata),
-            complexity=row.label("complexity", COMPLEXITIES, "complexity" in strata),
-            subtlety=row.label("subtlety", SUBTLETIES, "subtlety" in strata),
-            line=line,
-        )
+        identity = row.identity(prompt, chosen, rejected)
+        return Pair(identity, prompt, chosen, rejected, *row.strata(domains, strata), line)
 
     return _scan(rows, Pair, parse)
 
 
-def scan_unpaired(rows: Iterable[Row]) -> Scan[UnpairedRow]:
-    """The unpaired answers among rows: prompt, completion, label (true or false), and an optional id."""
+def scan_unpaired(rows: Iterable[Row], domains: Sequence[str], strata: Sequence[str] = STRATA) -> Scan[UnpairedRow]:
+    """The unpaired answers among rows: prompt, completion, label (true or false); the rest as for `scan_pairs`."""
 
     def parse(row: _Row, line: int) -> UnpairedRow:
         prompt, completion, label = row.text("prompt"), row.text("completion"), row.truth("label")
-        return UnpairedRow(row.identity(prompt, completion, str(label)), prompt, completion, label, line)
+        identity = row.identity(prompt, completion, str(label))
+        return UnpairedRow(identity, prompt, completion, label, *row.strata(domains, strata), line)
 
     return _scan(rows, UnpairedRow, parse)
 
@@ -214,6 +212,14 @@ class _Row:
             code = "missing_field" if value is None else "unknown_value"
             self.note(code, f"{key}: expected one of {', '.join(allowed)}, found {value!r}")
         return None
+
+    def strata(self, domains: Sequence[str], required: Sequence[str]) -> tuple[str | None, str | None, str | None]:
+        """Domain, complexity and subtlety."""
+        return (
+            self.label("domain", domains, "domain" in required),
+            self.label("complexity", COMPLEXITIES, "complexity" in required),
+            self.label("subtlety", SUBTLETIES, "subtlety" in required),
+        )
 
     def identity(self, *texts: str) -> str:
         """The row's id, or a hash of its texts; "" where it can have neither. The hash is kept as its content."""

@@ -16,6 +16,7 @@ from phasegpt.config import KEYS, NOT_YET
 from phasegpt.files import file_sha256
 from phasegpt.metrics.words import MARKERS, words_of
 from phasegpt.pairs import COMPLEXITIES, STRATA, SUBTLETIES
+from phasegpt.shortcuts import Answer, marker_aucs
 from tests.benchmarks.metric_validation import DOMAINS, auc, letters_a_word, markers, table
 
 ROOT = Path(__file__).parents[1]
@@ -23,9 +24,10 @@ DATA = ROOT / "data"
 DATASHEET = (DATA / "README.md").read_text(encoding="utf-8")
 PROSE = " ".join(DATASHEET.split())
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.is_file()]
-V14, V13, PROMPTS, FLUENCY = (
+V14, V13, UNPAIRED, PROMPTS, FLUENCY = (
     "preferences_v14_100pairs.jsonl",
     "preferences_v13_10pairs.jsonl",
+    "unpaired_v14.jsonl",
     "eval_prompts.jsonl",
     "fluency.txt",
 )
@@ -87,7 +89,7 @@ def test_the_metrics_page_quotes_what_the_validation_prints() -> None:
 
 def test_the_datasheet_has_each_file_with_its_true_hash_and_size() -> None:
     found = re.findall(r"^\| `(\S+)` \| (\d+) \w+ \| `([0-9a-f]{64})` \|", DATASHEET, re.M)
-    sizes = {name: len(rows(name)) for name in (V14, V13, PROMPTS)}
+    sizes = {name: len(rows(name)) for name in (V14, V13, UNPAIRED, PROMPTS)}
     sizes[FLUENCY] = len((DATA / FLUENCY).read_text(encoding="utf-8").split())
     assert {name: int(size) for name, size, _ in found} == sizes
     assert {name: digest for name, _, digest in found} == {name: file_sha256(DATA / name) for name in sizes}
@@ -129,8 +131,20 @@ def test_the_known_limits_have_true_numbers() -> None:
         for level in SUBTLETIES
     }
     letters = {field: [letters_a_word(row[field]) for row in rows(V14)] for field in ("chosen", "rejected")}
-    explicit = [row for row in rows(V14) if row["subtlety"] == "explicit"]
-    giveaway = auc([markers(row["chosen"]) for row in explicit], [markers(row["rejected"]) for row in explicit])
+    giveaway, backwards = (
+        auc(
+            *(
+                [markers(row[field]) for row in rows(V14) if row["subtlety"] == level]
+                for field in ("chosen", "rejected")
+            )
+        )
+        for level in ("explicit", "implicit")
+    )
+    answers = [
+        Answer(line, field, row["prompt"], row[field], field == "chosen", row["subtlety"])
+        for line, row in enumerate(rows(V14))
+        for field in ("chosen", "rejected")
+    ]
     for said in (
         f"{short[0]} chosen and {short[1]} rejected ones of the {len(rows(V14))}",
         f"({by_level['implicit']:.0f} words on average, against {by_level['explicit']:.0f} explicit and "
@@ -138,6 +152,9 @@ def test_the_known_limits_have_true_numbers() -> None:
         f"({fmean(letters['rejected']):.2f} letters against {fmean(letters['chosen']):.2f})",
         f"tells them apart with an AUC of {auc(letters['rejected'], letters['chosen']):.2f}",
         f"(AUC {giveaway:.2f})",
+        f"points the other way (AUC {backwards:.2f})",
+        f"(AUC {marker_aucs(answers)['implicit'].value:.2f}, of a model trained on the other pairs)",
+        f"the same model reaches {marker_aucs([a for a in answers if a.subtlety == 'implicit'])['all'].value:.2f}",
     ):
         assert said in PROSE
 

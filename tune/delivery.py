@@ -19,6 +19,7 @@ from tune.spool import Event, TrackingError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on traces
 RUN_KEY = "phasegpt.run_key"
 PARENT_TAG = "mlflow.parentRunId"
 TABLES_TAG = "mlflow.loggedArtifacts"
@@ -112,7 +113,7 @@ class Delivery:
             if found is not None and found.lifecycle_stage == "deleted":
                 raise TrackingError(f"the experiment {self.experiment} is deleted in MLflow; restore it there")
             location = artifact_location(self.uri)
-            made = found.experiment_id if found else client.create_experiment(self.experiment, location)
+            made = found.experiment_id if found else client.create_experiment(self.experiment, location, KIND)
             self._opened = client, made
         return self._opened
 

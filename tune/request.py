@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 from phasegpt.config import Config, value_at
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import Tree, load_tree, project_root, resolve, track_config
+from phasegpt.data_checks import Rules
+from phasegpt.data_report import Report, check_file
 from phasegpt.files import read_json, write_text
-from phasegpt.pairs import PairsError, read_pairs, read_prompts, split_pairs
+from phasegpt.pairs import HALVES, PairsError, read_pairs, read_prompts, split_pairs
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 PROFILES = ("auto", "laptop", "gpu", "none")
@@ -60,10 +62,15 @@ class SearchPlaces:
         """What was asked for, kept for resume."""
         return self.folder / "request.json"
 
+    @property
+    def data_checks(self) -> Path:
+        """What the checks of the data said."""
+        return self.folder / "data_checks.json"
+
 
 @dataclass(frozen=True)
 class Request:
-    """A search to run: its track, name, typed config and where it lies. `warnings` are lines for the user."""
+    """A search to run: its track, name, typed config, data and where it lies. `warnings` are lines for the user."""
 
     track: str
     name: str
@@ -72,6 +79,7 @@ class Request:
     profile_reason: str
     places: SearchPlaces
     resumed: bool
+    data: Report
     warnings: tuple[str, ...] = ()
 
     def own_values(self) -> dict[str, Any]:
@@ -129,14 +137,14 @@ def new_request(
     except ConfigError as error:
         raise RequestError(str(error)) from error
     check_searchable(typed, tree)
-    check_data(typed)
+    data = check_data(typed)
     name = name or f"{track}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not NAME.fullmatch(name):
         raise RequestError(f"--name {name!r}: expected letters, digits, dot, dash and underscore, at most 80")
     places = SearchPlaces(storage_folder(storage), track, name)
     if places.request.exists():
         raise RequestError(f"--name {name}: there is a search of this name; go on with --resume {name} or take another")
-    return Request(track, name, typed, chosen, reason, places, False, tree.warnings())
+    return Request(track, name, typed, chosen, reason, places, False, data, (*tree.warnings(), *data.summary()))
 
 
 def resumed_request(track: str, name: str, storage: str | None = None) -> Request:
@@ -154,8 +162,8 @@ def resumed_request(track: str, name: str, storage: str | None = None) -> Reques
         config = Tree(str(places.request), kept["config"], {}).typed()
     except ConfigError as error:
         raise RequestError(str(error)) from error
-    check_data(config)
-    return Request(track, name, config, kept["profile"], f"going on with {name}", places, True)
+    data = check_data(config)
+    return Request(track, name, config, kept["profile"], f"going on with {name}", places, True, data)
 
 
 def storage_folder(asked: str | None) -> Path:
@@ -190,23 +198,31 @@ def _no_first_value(key: str, tree: Tree) -> str:
     return f"{place}: search.parameters.{key}: the first trial takes the config's own value, which is null; set {key}"
 
 
-def check_data(config: Config) -> None:
-    """Raises RequestError with every problem of the pairs and prompts, each with its line."""
-    problems: list[str] = []
-    try:
-        pairs = read_pairs(resolve(config.training.preference_dataset), config.data.domains, config.data.stratify_by)
-        held_out = config.evaluation.held_out_domains
-        split = split_pairs(pairs, config.data.val_split, config.data.stratify_by, held_out, config.experiment.seed)
-        if not split.train or not split.val:
-            problems.append(f"{config.training.preference_dataset}: too few pairs to train on and to evaluate on")
-    except PairsError as error:
-        problems += error.problems
-    try:
-        prompts = read_prompts(resolve(config.evaluation.prompts))
-        for half in ("search", "final"):
-            if sum(prompt.half == half for prompt in prompts) < 2:
-                problems.append(f"{config.evaluation.prompts}: expected at least two prompts of the {half} half")
-    except PairsError as error:
-        problems += error.problems
+def check_data(config: Config) -> Report:
+    """What the checks of the data say, warnings only. Raises RequestError with every problem, each with its line."""
+    dataset = resolve(config.training.preference_dataset)
+    problems = [*_pairs_problems(config, dataset), *_prompts_problems(config)]
     if problems:
         raise RequestError("\n".join(problems))
+    return check_file(dataset, Rules.of(config))
+
+
+def _pairs_problems(config: Config, dataset: Path) -> Iterable[str]:
+    try:
+        pairs = read_pairs(dataset, config.data.domains, config.data.stratify_by)
+    except PairsError as error:
+        return error.problems
+    held_out = config.evaluation.held_out_domains
+    split = split_pairs(pairs, config.data.val_split, config.data.stratify_by, held_out, config.experiment.seed)
+    if split.train and split.val:
+        return ()
+    return (f"{config.training.preference_dataset}: too few pairs to train on and to evaluate on",)
+
+
+def _prompts_problems(config: Config) -> Iterable[str]:
+    try:
+        prompts = read_prompts(resolve(config.evaluation.prompts))
+    except PairsError as error:
+        return error.problems
+    short = [half for half in HALVES if sum(prompt.half == half for prompt in prompts) < 2]
+    return [f"{config.evaluation.prompts}: expected at least two prompts of the {half} half" for half in short]

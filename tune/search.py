@@ -182,6 +182,7 @@ def _run_alone(request: "Request", options: argparse.Namespace) -> int:
     if not request.resumed:
         request.save()
     _log_to(request.places.log)
+    _keep_data_checks(request)
     search = request.config.search
     trials = budget(search, request.own_values())
     jobs = 2 + trials + most_finals(search, trials)
@@ -199,6 +200,14 @@ def _run_alone(request: "Request", options: argparse.Namespace) -> int:
             console.say(
                 f"{waiting} rows wait for MLflow; send them with: python -m tune.tracking sync {request.places.folder}"
             )
+
+
+def _keep_data_checks(request: "Request") -> None:
+    from phasegpt.files import write_json
+
+    write_json(request.places.data_checks, request.data.as_dict())
+    for warning in request.data.warnings:
+        log.warning("data: %s: %s", warning.code, warning.at(request.data.source))
 
 
 def _with_tracker(
@@ -239,6 +248,8 @@ def _track_begin(request: "Request", tracker: "Tracker", tags: dict[str, str]) -
     tracker.run(request.name, request.name, parent=None, tags=tags, params=search_params(request))
     tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
     tracker.file(request.name, request.places.request, "config")
+    tracker.file(request.name, request.places.data_checks, "data")
+    tracker.tags(request.name, {"data_warnings": str(len(request.data.warnings))})
 
 
 def _interrupted(request: "Request", options: argparse.Namespace) -> int:

@@ -19,9 +19,12 @@ from phasegpt.pairs import (
     pairs_hash,
     read_pairs,
     read_prompts,
+    read_unpaired,
+    scan_pairs,
     split_pairs,
     take_prompts,
 )
+from phasegpt.readers import read_rows
 from tests.toy import DOMAINS, toy_pairs, toy_prompts, write_jsonl
 
 GOOD = {
@@ -33,6 +36,7 @@ GOOD = {
     "complexity": "simple",
     "subtlety": "explicit",
 }
+KNOWN = "chosen, complexity, domain, id, prompt, rejected, subtlety"
 STRATIFY = ("domain", "complexity", "subtlety")
 
 
@@ -68,11 +72,11 @@ def problems_of(tmp_path: Path, *lines: bytes) -> list[str]:
         (row(domain="sience"), "domain: expected one of philosophy, science, social, artistic, found 'sience'"),
         (row(complexity=...), "complexity: expected one of simple, medium, complex, found None"),
         (row(subtlety=["explicit"]), "subtlety: expected one of explicit, moderate, implicit, found ['explicit']"),
-        (
-            row(promt="Why?", tone="dry"),
-            "unknown field promt, tone; known are chosen, complexity, domain, id, prompt, rejected, subtlety",
-        ),
-        (row(line=7), "unknown field line; known are "),
+        (row(chosen="Be\x00cause."), "chosen: expected text, found the control character U+0000"),
+        (row(rejected="\x93No.\x94"), "rejected: expected text, found the control character U+0093"),
+        (b'{"prompt": "Wh\x07y?"}', "not JSON: Invalid control character at: "),
+        (b'{"prompt": ' + b"1" * 5000 + b"}", "not JSON: "),
+        (row(id="new", prompt="What?", domain="social"), "the same row as in line 1"),
         (row(id=""), "id: expected text, found none"),
         (row(id=5), "id: expected text, found int"),
     ],
@@ -96,9 +100,46 @@ def test_all_problems_of_a_file_are_reported_at_once_also_several_of_one_row(tmp
         "1: domain: expected one of philosophy, science, social, artistic, found 'art'",
         "2: not JSON: Expecting value: line 1 column 1 (char 0)",
         "3: id 'one' is already used in line 1",
-        "4: unknown field tone; known are chosen, complexity, domain, id, prompt, rejected, subtlety",
         "4: chosen and rejected are the same text",
         "4: id 'one' is already used in line 1",
+        "5: the same row as in line 3",
+    ]
+
+
+def test_a_field_that_is_not_read_is_a_warning_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(row(tone="dry", line=7) + b"\n" + row(id="two", prompt="What?", tone="wry"))
+    scan = scan_pairs(read_rows(path), DOMAINS)
+    assert len(scan.sound(path)) == scan.total == 2
+    assert [(finding.line, finding.code, finding.message) for finding in scan.findings] == [
+        (None, "unknown_field", f"the field line of 1 rows is not read; known are {KNOWN}"),
+        (None, "unknown_field", f"the field tone of 2 rows is not read; known are {KNOWN}"),
+    ]
+
+
+def test_a_row_with_an_error_is_left_out_and_the_others_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\n".join([row(), b"nonsense", row(id="two", prompt=...), row(id="three", prompt="What?")]))
+    scan = scan_pairs(read_rows(path), DOMAINS)
+    assert [pair.id for pair in scan.rows] == ["one", "three"]
+    assert scan.total == 4
+    assert [(finding.line, finding.code) for finding in scan.findings] == [(2, "not_json"), (3, "missing_field")]
+
+
+def test_unpaired_answers_have_a_label_that_is_true_or_false(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    good = {"prompt": "Why?", "completion": "Because.", "label": True}
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good | {"label": False, "domain": "science"}))
+    first, second = read_unpaired(path, DOMAINS, strata=())
+    assert (first.label, second.label) == (True, False)
+    assert (second.prompt, second.completion, second.domain, second.line) == ("Why?", "Because.", "science", 2)
+    path.write_text(json.dumps(good | {"label": 1}) + "\n" + json.dumps({"prompt": "Why?", "completion": " "}))
+    with pytest.raises(PairsError) as caught:
+        read_unpaired(path, DOMAINS, strata=())
+    assert [problem.removeprefix(f"{path}:") for problem in caught.value.problems] == [
+        "1: label: expected true or false, found int",
+        "2: completion: expected text, found none",
+        "2: the field label is missing",
     ]
 
 
@@ -127,7 +168,7 @@ def test_an_id_is_a_hash_of_the_texts_where_the_file_gives_none_and_strata_may_b
     assert len(first.id) == 12
     assert first.id != second.id
     path.write_bytes(row(**bare) + b"\n" + row(**bare))
-    with pytest.raises(PairsError, match=r":2: id '\w{12}' is already used in line 1"):
+    with pytest.raises(PairsError, match=r":2: the same row as in line 1"):
         read_pairs(path, DOMAINS, strata=())
 
 

@@ -143,7 +143,7 @@ def test_each_trial_ends_as_what_it_was_and_the_search_goes_on(whole: dict[str, 
     own, better, stopped, failed = trials
     assert own["metrics"]["eval_loss"] > better["metrics"]["eval_loss"]
     assert (own["steps"], sorted(own["curve"])) == (4, ["1", "2", "3"])
-    assert (stopped["why"], max(stopped["curve"])) == ("stopped by the scheduler", "3")
+    assert (stopped["why"], max(stopped["curve"])) == ("stopped by the scheduler", "1")
     assert "nan" in failed["why"]
 
 
