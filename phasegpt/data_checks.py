@@ -15,7 +15,7 @@ from phasegpt.base_model import BUNDLED
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import Data, Evaluation, Training
-from phasegpt.findings import Finding, warning
+from phasegpt.findings import Finding, shown, warning
 from phasegpt.near_duplicates import Text, likenesses
 from phasegpt.pairs import COMPLEXITIES, STRATA, SUBTLETIES, Pair, Prompt, UnpairedRow, scan_prompts
 from phasegpt.readers import read_rows
@@ -158,15 +158,13 @@ def labels_in_text(material: Material) -> Iterator[Finding]:
     """A label that stands in a text as a label; a prompt and each of its answers may have one."""
     domains = [domain.casefold() for domain in material.rules.domains]
     pattern = _label_pattern(domains)
+    needed = ("label", *QUALITIES, *domains)  # a look for these first is eight times faster than the pattern alone
     for row in material.rows:
         for name, text in (("prompt", row.prompt), *((answer.name, answer.text) for answer in _answers(row))):
             lower = text.casefold()
-            named = any(
-                label in lower for label in ("label", *QUALITIES, *domains)
-            )  # ten times faster than the pattern
-            found = pattern.search(text) if named else None
+            found = pattern.search(text) if any(word in lower for word in needed) else None
             if found:
-                yield warning(row.line, "label_in_text", f"{name} has a label written into it: {found[0].strip()!r}")
+                yield warning(row.line, "label_in_text", f"{name} has a label written into it: {shown(found[0])}")
 
 
 def _label_pattern(domains: Sequence[str]) -> re.Pattern[str]:
@@ -205,9 +203,8 @@ def markers_give_away(material: Material) -> Iterator[Finding]:
     found = marker_aucs(material.sampled_answers)
     name = "all" if len(found) == 1 else "implicit"
     if name in found and found[name].value > 0.5 and found[name].tells(GIVE_AWAY):
-        yield _gives_away(
-            "markers_give_away", f"a bag of marker words in {name} answers", found[name], "cross-validated"
-        )
+        feature = f"the bag of marker words in {name} answers"
+        yield _gives_away("markers_give_away", feature, found[name], "cross-validated")
 
 
 def _gives_away(code: str, feature: str, found: Auc, how: str) -> Finding:

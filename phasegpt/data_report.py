@@ -1,7 +1,7 @@
 """A whole data file looked at: what its rows are, and every finding, as text and as JSON.
 
-A file that cannot be read is a finding like any other; nothing is raised. Memory: the rows, about three times the file,
-and what the sample of `data_checks` takes, up to 200 MB. Imports no torch.
+A file that cannot be read is a finding like any other; nothing is raised. Memory: about three times the file (400 MB
+for 100,000 rows of 142 MB), the sample of `data_checks` included. Imports no torch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,7 +54,11 @@ class Report:
         found = (*self.errors, *self.warnings)
         lines = [f"{finding.severity} {finding.code}: {finding.at(self.source)}" for finding in found]
         lines += [f"note: {note}" for note in self.notes]
-        return "\n".join([*lines, f"{self.rows} rows, {len(self.errors)} errors, {len(self.warnings)} warnings"])
+        return "\n".join([*lines, self.totals()])
+
+    def totals(self) -> str:
+        """How many rows, errors and warnings there are."""
+        return f"{self.rows} rows, {len(self.errors)} errors, {len(self.warnings)} warnings"
 
 
 def check_file(source: Path | str, rules: Rules | None = None) -> Report:

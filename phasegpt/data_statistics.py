@@ -8,7 +8,7 @@ from typing import Any
 
 from phasegpt.data_checks import Material, Rules
 from phasegpt.data_report import notes_on, scan_any
-from phasegpt.pairs import STRATA, PairsError
+from phasegpt.pairs import STRATA
 from phasegpt.shortcuts import Auc, length_auc, marker_aucs, words
 
 
@@ -19,12 +19,10 @@ def data_statistics(source: Path | str, rules: Rules | None = None) -> dict[str,
     there is nothing to compare. Raises PairsError with every problem.
     """
     scan, material = scan_any(source, rules or Rules())
-    errors = [finding for finding in scan.findings if finding.severity == "error"]
-    if errors:
-        raise PairsError(error.at(source) for error in errors)
+    rows = scan.sound(source)
     return {
         "rows": scan.total,
-        "prompts": len({row.prompt for row in scan.rows}),
+        "prompts": len({row.prompt for row in rows}),
         "strata": {key: _counts(material, key) for key in STRATA},
         "words": _words(material),
         "tokens": _tokens(material),

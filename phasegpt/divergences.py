@@ -36,12 +36,16 @@ def divergence(policy_logits: Tensor, reference_logits: Tensor, kind: str, tempe
     if not temperature > 0:
         raise ValueError(f"the divergence's temperature must be positive, found {temperature}")
     log_p = torch.log_softmax(policy_logits / temperature, dim=-1)
-    log_q = torch.log_softmax(reference_logits.detach() / temperature, dim=-1)
+    return _between(log_p, torch.log_softmax(reference_logits.detach() / temperature, dim=-1), kind)
+
+
+def _between(log_p: Tensor, log_q: Tensor, kind: str) -> Tensor:
+    """The divergence of two distributions given as log-probabilities [..., V]."""
     if kind == "kl":
         return _kl(log_p, log_q)
     if kind == "reverse_kl":
         return _kl(log_q, log_p)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
     return (_kl(log_p, log_m) + _kl(log_q, log_m)) / 2
 
 
@@ -90,8 +94,11 @@ def _chunk(
     policy: Tensor, targets: Tensor, head: Tensor, reference: Tensor | None, kind: str, temperature: float
 ) -> tuple[Tensor, Tensor | None]:
     policy_logits = (policy @ head.T).to(torch.promote_types(policy.dtype, torch.float32))
-    logps = torch.log_softmax(policy_logits, dim=-1).gather(-1, targets[:, None])[:, 0]
+    log_p = torch.log_softmax(policy_logits, dim=-1)
+    logps = log_p.gather(-1, targets[:, None])[:, 0]
     if reference is None:
         return logps, None
     reference_logits = (reference.to(policy.dtype) @ head.T).to(policy_logits.dtype)
+    if temperature == 1.0:  # the usual case needs the policy's softmax only once
+        return logps, _between(log_p, torch.log_softmax(reference_logits.detach(), dim=-1), kind)
     return logps, divergence(policy_logits, reference_logits, kind, temperature)

@@ -35,6 +35,12 @@ def warning(line: int | None, code: str, message: str) -> Finding:
     return Finding(line, code, message, "warning")
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value of the user's on one line of at most `most` characters, whatever is in it."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def of(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
     """Those of one severity, by line; those of the whole file come first."""
     return sorted((f for f in findings if f.severity == severity), key=lambda f: f.line or 0)

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from phasegpt.findings import Finding, of, warning
+from phasegpt.findings import Finding, of, shown, warning
 from phasegpt.readers import Row, read_rows
 
 STRATA = ("domain", "complexity", "subtlety")
@@ -210,7 +210,7 @@ class _Row:
             return str(value)
         if value is not None or required:
             code = "missing_field" if value is None else "unknown_value"
-            self.note(code, f"{key}: expected one of {', '.join(allowed)}, found {value!r}")
+            self.note(code, f"{key}: expected one of {', '.join(allowed)}, found {shown(value)}")
         return None
 
     def strata(self, domains: Sequence[str], required: Sequence[str]) -> tuple[str | None, str | None, str | None]:
@@ -261,7 +261,7 @@ def _scan(raw_rows: Iterable[Row], kind: type[RowT], parse: Callable[[_Row, int]
 
 
 def _not_read(key: str, count: int, known: Iterable[str]) -> Finding:
-    message = f"the field {key} of {count} rows is not read; known are {', '.join(sorted(known))}"
+    message = f"the field {shown(key)} of {count} rows is not read; known are {', '.join(sorted(known))}"
     return warning(None, "unknown_field", message)
 
 
@@ -279,7 +279,7 @@ class _Repeats:
         if first != row.line:
             row.note("duplicate_row", f"the same row as in line {first}")
         elif owner != row.line:
-            row.note("duplicate_id", f"id {identity!r} is already used in line {owner}")
+            row.note("duplicate_id", f"id {shown(identity)} is already used in line {owner}")
 
 
 def _digest(*parts: str) -> str:

@@ -17,7 +17,7 @@ from phasegpt.evaluate import Suite
 from phasegpt.forward import PairModel
 from phasegpt.models import Base, LoraSettings, attach_policy, load_base
 from phasegpt.objectives import Dpo, Objective, PenalisedDpo, Sft
-from phasegpt.pairs import Split, pairs_hash, read_pairs, read_prompts, split_pairs, take_prompts
+from phasegpt.pairs import Pair, Split, pairs_hash, read_pairs, read_prompts, split_pairs, take_prompts
 from phasegpt.runs import RunPaths
 from phasegpt.shared_work import Lengths, Progress, SharedWork, model_fingerprint, prepare
 from phasegpt.trainer import TrainerSettings
@@ -85,7 +85,7 @@ def set_up(
     policy = attach_policy(base, _lora(config), seed, reference, _phase(config), gradient_checkpointing=checkpointing)
     try:
         lengths = Lengths(training.max_length, training.max_prompt_length)
-        shared = prepare(paths.shared_work, policy, pairs, lengths, on_progress)
+        shared = prepare(paths.shared_work, policy, _scored(split), lengths, on_progress)
         model = PairModel(policy, training.kto_config.kl_penalty_type, training.kto_config.kl_temperature)
         hashes = {
             "data": pairs_hash(pairs),
@@ -95,6 +95,11 @@ def set_up(
         yield SetUp(config, model, PairModel(policy), shared, split, _suite(config, base, split, half), hashes)
     finally:
         policy.detach()
+
+
+def _scored(split: Split) -> list[Pair]:
+    """Pairs that a run trains or evaluates on, the same under every seed; held-out domains are judged by prompts."""
+    return sorted((*split.train, *split.val), key=lambda pair: pair.id)
 
 
 def _reference_adapter(config: Config) -> Path | None:

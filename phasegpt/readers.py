@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phasegpt.findings import Finding, warning
+from phasegpt.findings import Finding, shown, warning
 
 FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
 LONG_LINE = 64 * 1024
@@ -123,7 +123,7 @@ def _messages(key: str, value: list[Any]) -> list[tuple[str, Any]]:
     if not value or not all(
         isinstance(message, Mapping) and {"role", "content"} <= message.keys() for message in value
     ):
-        raise _UnfitError(f"{key}: expected messages with role and content, found {_short(value)}")
+        raise _UnfitError(f"{key}: expected messages with role and content, found {shown(value)}")
     return [(str(message["role"]), message["content"]) for message in value]
 
 
@@ -132,10 +132,5 @@ def _only(key: str, messages: list[tuple[str, Any]]) -> Any:
     role = "user" if key == "prompt" else "assistant"
     found = [name for name, _ in messages]
     if found != [role]:
-        raise _UnfitError(f"{key}: expected one message of role {role}, found {', '.join(found) or 'none'}")
+        raise _UnfitError(f"{key}: expected one message of role {role}, found {shown(found)}")
     return messages[0][1]
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

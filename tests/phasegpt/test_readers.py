@@ -63,19 +63,22 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (WITH_PROMPT | {"prompt": [SYSTEM, USER]}, "prompt: expected one message of role user, found system, user"),
+        (
+            WITH_PROMPT | {"prompt": [SYSTEM, USER]},
+            "prompt: expected one message of role user, found ['system', 'user']",
+        ),
         (
             WITH_PROMPT | {"prompt": [USER, YES, USER]},
-            "prompt: expected one message of role user, found user, assistant",
+            "prompt: expected one message of role user, found ['user', 'assistant', 'user']",
         ),
         (
             WITH_PROMPT | {"chosen": [YES, USER, YES]},
-            "chosen: expected one message of role assistant, found assistant, u",
+            "chosen: expected one message of role assistant, found ['assistant', 'u",
         ),
         (WITH_PROMPT | {"rejected": []}, "rejected: expected messages with role and content, found []"),
         (WITH_PROMPT | {"rejected": ["No."]}, "rejected: expected messages with role and content, found ['No.']"),
         (PROMPT_INSIDE | {"rejected": [SYSTEM, NO]}, "chosen and rejected begin with different prompts"),
-        ({"chosen": [YES], "rejected": [NO]}, "prompt: expected one message of role user, found none"),
+        ({"chosen": [YES], "rejected": [NO]}, "prompt: expected one message of role user, found []"),
         (
             WITH_PROMPT | {"chosen": [{"role": "assistant", "content": [{"text": "x"}]}]},
             "chosen: expected text, found l",

@@ -115,6 +115,22 @@ def test_every_problem_of_the_data_is_told_with_its_line(toy_request: ToyRequest
     ]
 
 
+def test_warnings_of_the_data_are_told_one_line_a_kind_and_stop_nothing(
+    toy_request: ToyRequest, tmp_path: Path
+) -> None:
+    rows = toy_pairs()
+    for row in rows[1:4]:
+        row["prompt"] = rows[0]["prompt"]
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    request = toy_request(f"training.preference_dataset={pairs}")
+    assert request.data.errors == []
+    assert [(f.line, f.code) for f in request.data.warnings if f.code == "duplicate_prompt"] == [
+        (line, "duplicate_prompt") for line in (2, 3, 4)
+    ]
+    told = [line for line in request.warnings if "duplicate_prompt" in line]
+    assert told == [f"{pairs}:2: the same prompt as in line 1 (duplicate_prompt, 3 in all)"]
+
+
 def test_too_little_data_is_refused(toy_request: ToyRequest, tmp_path: Path) -> None:
     few = write_jsonl(tmp_path / "few.jsonl", toy_pairs(1))
     assert refusal(toy_request, f"training.preference_dataset={few}") == (
