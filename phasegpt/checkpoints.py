@@ -26,6 +26,7 @@ def open_checkpoint(address: str, work: Path, uri: str | None = None) -> Policy:
 
 def fetch(address: str, work: Path, uri: str | None) -> Path:
     """Download a registered model to `work`. Raises ModelError where the registry has none at this address."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # eleven small files
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 

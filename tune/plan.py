@@ -22,7 +22,7 @@ from tune.finalists import most_finals
 from tune.request import Request
 from tune.space import budget
 
-TRAINING_SHARE, DECODING_SHARE = 0.75, 0.14  # of the measured rate; docs/performance.md has where they come from
+TRAINING_SHARE, DECODING_SHARE = 0.75, 0.2  # of the measured rate: searches on two cores came near these
 TOKENS_PER_WORD = 1.35
 START_SECONDS = 25
 LITERATURE_LR = 6e-5
@@ -71,7 +71,7 @@ def make_plan(request: Request) -> Plan:
     runs = stages(config)
     steps = tuple(_steps(stage, len(split.train)) for stage in runs)
     shape = _shape(config)
-    per_fit, total = _seconds(config, runs, steps, split, pairs, shape, trials, finals)
+    per_fit, total = _seconds(config, runs, steps, split, shape, trials, finals)
     memory = None if shape is None else _memory_gb(config, shape, len(pairs))
     return Plan(request, split, trials, finals, steps, shape, per_fit, total, memory, _advice(config))
 
@@ -101,7 +101,6 @@ def _seconds(
     runs: Sequence[Config],
     steps: Sequence[int],
     split: Split,
-    pairs: Sequence[Pair],
     shape: Shape | None,
     trials: int,
     finals: int,
@@ -114,13 +113,16 @@ def _seconds(
         count
         * stage.training.batch_size
         * stage.training.gradient_accumulation_steps
-        * _pair_flops(stage, shape, prompt, answer)
+        * _training_flops(stage, shape, prompt, answer)
         for stage, count in zip(runs, steps, strict=True)
     )
     evaluations = max(1, math.ceil(steps[-1] / config.evaluation.eval_interval))
-    evaluation = _evaluation_seconds(config, shape, len(split.val) * _forward_flops(shape, prompt, answer), rate)
+    evaluation = _evaluation_seconds(
+        config, shape, len(split.val) * _judging_flops(config, shape, prompt, answer), rate
+    )
     per_fit = training / (rate * TRAINING_SHARE) + evaluations * evaluation
-    shared = len(pairs) * _forward_flops(shape, prompt, answer) / (rate * TRAINING_SHARE)
+    whole = _layer_flops(shape.layers, shape, prompt, answer) + _head_flops(shape, answer)
+    shared = (len(split.train) + len(split.val)) * whole / (rate * TRAINING_SHARE)
     return per_fit, START_SECONDS + shared + 2 * evaluation + (trials + finals) * per_fit
 
 
@@ -131,20 +133,33 @@ def _mean_tokens(pairs: Sequence[Pair], longest: int) -> tuple[float, float]:
     return prompt, min(answer, longest - prompt)
 
 
-def _forward_flops(shape: Shape, prompt: float, answer: float) -> float:
-    """One pair through all layers, and its answers through the head."""
-    layers = 2 * (prompt + answer) * 2 * shape.layers * shape.layer_parameters
-    return layers + 2 * answer * 2 * shape.vocabulary * shape.hidden
+def _layer_flops(layers: int, shape: Shape, prompt: float, answer: float) -> float:
+    """Both sequences of one pair through `layers` layers."""
+    return 2 * (prompt + answer) * 2 * layers * shape.layer_parameters
 
 
-def _pair_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
-    """Forward, and backward through the layers above the lowest adapter; chunks of the head are computed twice."""
+def _head_flops(shape: Shape, answer: float) -> float:
+    """Both answers of one pair through the head."""
+    return 2 * answer * 2 * shape.vocabulary * shape.hidden
+
+
+def _above_trunk(config: Config, shape: Shape) -> int:
+    """The layers from the lowest adapter up: those below are computed once for all trials."""
     adapted = config.model.lora_config.layers_to_transform
-    above = shape.layers // 3 if adapted == "upper_third" else shape.layers - min(adapted) if adapted else shape.layers
-    backward = 2 * (prompt + answer) * 2 * above * shape.layer_parameters
-    divergence = 2 if config.training.method == "kto" else 1
-    head = 2 * answer * 2 * shape.vocabulary * shape.hidden
-    return _forward_flops(shape, prompt, answer) + backward + (1 + divergence) * head
+    if adapted == "upper_third":
+        return shape.layers // 3
+    return shape.layers - min(adapted) if isinstance(adapted, tuple) else shape.layers
+
+
+def _training_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
+    """One pair forward and backward above the trunk; chunks of the head are computed twice, with a divergence more."""
+    head = _head_flops(shape, answer) * (5 if config.training.method == "kto" else 3)
+    return 2 * _layer_flops(_above_trunk(config, shape), shape, prompt, answer) + head
+
+
+def _judging_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
+    """One held-out pair above the trunk, with the head of policy and reference."""
+    return _layer_flops(_above_trunk(config, shape), shape, prompt, answer) + 2 * _head_flops(shape, answer)
 
 
 def _evaluation_seconds(config: Config, shape: Shape, pair_flops: float, rate: float) -> float:
