@@ -4,12 +4,16 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phasegpt.base_model import ModelError
 from phasegpt.config_io import project_root
 from phasegpt.evaluate import generate
 from phasegpt.models import Policy, load_base, load_policy
 from phasegpt.trainer import ADAPTER
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def answers(address: str, prompts: Sequence[str], max_new_tokens: int, work: Path, uri: str | None) -> list[str]:
@@ -27,14 +31,27 @@ def open_checkpoint(address: str, work: Path, uri: str | None = None) -> Policy:
 def fetch(address: str, work: Path, uri: str | None) -> Path:
     """Download a registered model to `work`. Raises ModelError where the registry has none at this address."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # eleven small files
+    from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    client = MlflowClient(tracking, tracking)
     try:
-        return Path(download_artifacts(artifact_uri=address, dst_path=str(work), tracking_uri=tracking))
+        # by its source: for a models:/ address MLflow 3.17 asks the process's own registry, whatever tracking_uri says
+        source = client.get_model_version_download_uri(*_name_and_version(client, address))
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(work), tracking_uri=tracking))
     except MlflowException as error:
         raise ModelError(f"{address}: the registry has no such model ({error.message}); run a search first") from error
+
+
+def _name_and_version(client: "MlflowClient", address: str) -> tuple[str, str]:
+    """What models:/NAME@ALIAS or models:/NAME/VERSION names."""
+    name, _, alias = address.removeprefix("models:/").partition("@")
+    if alias:
+        return name, str(client.get_model_version_by_alias(name, alias).version)
+    name, _, version = name.partition("/")
+    return name, version
 
 
 def _adapter_folder(folder: Path) -> Path:
