@@ -329,3 +329,22 @@ def _every_nth(prompts: Sequence[str], share: float, seed: int) -> list[str]:
     offset = int(_digest(str(seed), "offset")[:8], 16) / 2**32
     marks = [math.floor(index * share + offset) for index in range(len(prompts) + 1)]
     return [prompt for prompt, before, after in zip(prompts, marks, marks[1:], strict=False) if after > before]
+
+
+def easiest(pairs: Sequence[Pair], fraction: float) -> tuple[Pair, ...]:
+    """The easiest `fraction` of `pairs`, from easy to hard: what a curriculum's stage trains on.
+
+    Harder is more complex (simple, medium, complex), then more subtle (explicit, moderate, implicit), then by id, so
+    the order of the file changes nothing and a larger fraction holds every smaller one. At least one pair; raises
+    ValueError where a pair lacks these labels or the fraction is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"a curriculum's data_fraction lies above 0 and up to 1, found {fraction}")
+    ranked = sorted(pairs, key=_difficulty)
+    return tuple(ranked[: max(1, math.ceil(fraction * len(ranked)))])
+
+
+def _difficulty(pair: Pair) -> tuple[int, int, str]:
+    if pair.complexity is None or pair.subtlety is None:
+        raise ValueError(f"pair {pair.id}: a curriculum needs its complexity and subtlety")
+    return COMPLEXITIES.index(pair.complexity), SUBTLETIES.index(pair.subtlety), pair.id
