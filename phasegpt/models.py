@@ -17,7 +17,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -96,11 +95,6 @@ def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device:
         eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return Base(name, folder, model.to(device).eval(), tokenizer)
-
-
-def layer_count(folder: Path) -> int:
-    """How many decoder layers the model in `folder` has, from its config alone."""
-    return int(AutoConfig.from_pretrained(folder, trust_remote_code=False).num_hidden_layers)
 
 
 def adapter_layers(layers: tuple[int, ...] | str | None, depth: int) -> tuple[int, ...] | None:

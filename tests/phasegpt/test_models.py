@@ -21,7 +21,6 @@ from phasegpt.models import (
     Policy,
     adapter_layers,
     attach_policy,
-    layer_count,
     load_base,
     load_policy,
     load_trainable_state,
@@ -121,11 +120,6 @@ def test_pickled_weights_are_never_read(toy_model_dir: Path, tmp_path: Path) -> 
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.base_model: .* cannot be loaded"):
         load_base(str(folder), Path("/"))
-
-
-def test_the_depth_is_read_from_the_config_alone(toy_model_dir: Path, tmp_path: Path) -> None:
-    shutil.copy(toy_model_dir / "config.json", tmp_path)
-    assert layer_count(tmp_path) == 4
 
 
 # --- which layers and modules ----------------------------------------------------------------------------------------
