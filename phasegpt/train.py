@@ -9,7 +9,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from phasegpt.config_io import resolve, write_resolved
 from phasegpt.config_search import Search
 from phasegpt.evaluate import Evaluation, evaluate
 from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
+from phasegpt.logs import log_to
 from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, versions
 from phasegpt.shared_work import Progress, model_fingerprint
@@ -60,7 +60,7 @@ def fit(
     """
     bench = workbench or Workbench()
     _claim(config, paths, half)
-    with _log_to(paths.log):
+    with log_to(paths.log):
         *earlier, last = stages(config)
         for stage in earlier:
             adapter = _earlier_stage(stage, paths, bench, on_step, on_progress)
@@ -239,20 +239,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", repr(value)
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
 
 
 def _short(values: Mapping[str, float]) -> str:

@@ -22,7 +22,6 @@ from phasegpt.files import read_json, write_text
 from phasegpt.pairs import HALVES, PairsError, read_pairs, read_prompts, split_pairs
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-PROFILES = ("auto", "laptop", "gpu", "none")
 
 
 class RequestError(ValueError):

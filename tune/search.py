@@ -9,7 +9,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -156,11 +155,12 @@ def _print_plan(request: "Request", as_object: bool) -> int:
 def _run(request: "Request", options: argparse.Namespace) -> int:
     from filelock import FileLock, Timeout
 
+    from phasegpt.logs import log_to
     from tune.request import RequestError
 
     request.places.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(request.places.folder / "driver.lock", timeout=0):
+        with FileLock(request.places.folder / "driver.lock", timeout=0), log_to(request.places.log):
             return _run_alone(request, options)
     except Timeout:
         raise RequestError(
@@ -181,7 +181,7 @@ def _run_alone(request: "Request", options: argparse.Namespace) -> int:
     environment.prepare(own_cluster=options.address is None)
     if not request.resumed:
         request.save()
-    _log_to(request.places.log)
+    log.propagate = False  # the terminal belongs to the console
     _keep_data_checks(request)
     search = request.config.search
     trials = budget(search, request.own_values())
@@ -283,15 +283,6 @@ def _say_end(request: "Request", report: dict[str, Any], console: "Console") -> 
     from tune.ending import ending
 
     console.say(ending(request, report))
-
-
-def _log_to(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
 
 
 if __name__ == "__main__":
