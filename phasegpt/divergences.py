@@ -1,20 +1,21 @@
 """Exact token-level divergences between policy and reference over the full vocabulary, chunked over tokens.
 
 Logits of a batch are the largest tensor of preference tuning ([tokens, vocabulary]). They are made here from hidden
-states for `chunk_tokens` completion tokens at a time, and made again in the backward pass, so that the peak does not
-grow with the number of tokens. Nothing here knows of models or pairs.
+states for some completion tokens at a time and made once: what the backward pass needs of them is a gradient of the
+size of a hidden state for each token, taken on the way. Nothing here knows of models or pairs.
 """
 
 import math
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 Kind = Literal["kl", "reverse_kl", "js_divergence"]
 KINDS: tuple[str, ...] = get_args(Kind)
-CHUNK_TOKENS = 256
+CHUNK_LOGITS = 2**23  # logits made at a time: 32 MiB in float32, 170 tokens of a vocabulary of 49k
 
 
 def divergence(policy_logits: Tensor, reference_logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor:
@@ -31,12 +32,16 @@ def divergence(policy_logits: Tensor, reference_logits: Tensor, kind: str, tempe
 
     Raises ValueError for another kind or a temperature that is not positive.
     """
+    _check(kind, temperature)
+    log_p = torch.log_softmax(policy_logits / temperature, dim=-1)
+    return _between(log_p, torch.log_softmax(reference_logits.detach() / temperature, dim=-1), kind)
+
+
+def _check(kind: str, temperature: float) -> None:
     if kind not in KINDS:
         raise ValueError(f"unknown divergence {kind!r}: expected one of {', '.join(KINDS)}")
     if not temperature > 0:
         raise ValueError(f"the divergence's temperature must be positive, found {temperature}")
-    log_p = torch.log_softmax(policy_logits / temperature, dim=-1)
-    return _between(log_p, torch.log_softmax(reference_logits.detach() / temperature, dim=-1), kind)
 
 
 def _between(log_p: Tensor, log_q: Tensor, kind: str) -> Tensor:
@@ -61,14 +66,15 @@ def token_statistics(
     *,
     kind: str = "kl",
     temperature: float = 1.0,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of `targets` and, where `reference_hidden` is given, divergences, for N completion tokens.
 
-    hidden            [N, d] last hidden states of the policy (after the final norm)
+    hidden            [N, d] last hidden states of the policy (after the final norm); the only input with a gradient
     targets           [N] the token that follows each of them
-    head              [V, d] weight of the language-model head, shared by policy and reference
+    head              [V, d] weight of the language-model head, frozen, shared by policy and reference
     reference_hidden  [N, d] the reference's, or None
+    chunk_tokens      tokens whose logits are made at a time; None takes CHUNK_LOGITS / V
 
     Returns ([N] log-probs, [N] divergences or None). Equal to one pass over all tokens for every `chunk_tokens`.
     Raises ValueError where the reference has other tokens than the policy.
@@ -78,27 +84,108 @@ def token_statistics(
             f"the reference's hidden states {list(reference_hidden.shape)} are not those of the policy's tokens "
             f"{list(hidden.shape)}; the shared work was made from other pairs or another base model"
         )
-    logps, divergences = [], []
-    for begin in range(0, max(1, len(hidden)), chunk_tokens):
-        span = slice(begin, begin + chunk_tokens)
-        reference = None if reference_hidden is None else reference_hidden[span]
-        chunk_logps, chunk_divergences = checkpoint(
-            _chunk, hidden[span], targets[span], head, reference, kind, temperature, use_reentrant=False
-        )
-        logps.append(chunk_logps)
-        divergences.append(chunk_divergences)
-    return torch.cat(logps), None if reference_hidden is None else torch.cat(divergences)
+    _check(kind, temperature)
+    chunk = chunk_tokens or max(1, CHUNK_LOGITS // len(head))
+    found: tuple[Tensor, Tensor | None] = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
+        hidden, targets, head, reference_hidden, kind, temperature, chunk
+    )
+    return found
+
+
+class _TokenStatistics(torch.autograd.Function):
+    """See `token_statistics`.
+
+    A token's two values depend on its own hidden state alone, so the backward pass needs one vector [d] for each:
+    ∂log π(t)/∂h = W_t − Σ_v π_v W_v and ∂D/∂h = Σ_v (∂D/∂z_v) W_v. Both are made with the logits, which are then
+    dropped: a step multiplies by the head once less than if it made the logits again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        head: Tensor,
+        reference: Tensor | None,
+        kind: str,
+        temperature: float,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        wanted = ctx.needs_input_grad[0]
+        parts = [
+            _chunk(
+                hidden[begin : begin + chunk],
+                targets[begin : begin + chunk],
+                head,
+                None if reference is None else reference[begin : begin + chunk],
+                kind,
+                temperature,
+                wanted,
+            )
+            for begin in range(0, max(1, len(hidden)), chunk)
+        ]
+        logp_gradients, divergences, divergence_gradients = (_joined([part[i] for part in parts]) for i in (1, 2, 3))
+        ctx.save_for_backward(logp_gradients, divergence_gradients)
+        return torch.cat([part[0] for part in parts]), divergences
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, logp_weights: Tensor, divergence_weights: Tensor | None) -> tuple[Tensor | None, ...]:
+        logp_gradients, divergence_gradients = ctx.saved_tensors
+        gradient = logp_weights[:, None].to(logp_gradients.dtype) * logp_gradients
+        if divergence_gradients is not None and divergence_weights is not None:
+            gradient += divergence_weights[:, None].to(gradient.dtype) * divergence_gradients
+        return gradient, None, None, None, None, None, None
+
+
+def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(there) if there else None
 
 
 def _chunk(
-    policy: Tensor, targets: Tensor, head: Tensor, reference: Tensor | None, kind: str, temperature: float
-) -> tuple[Tensor, Tensor | None]:
-    policy_logits = (policy @ head.T).to(torch.promote_types(policy.dtype, torch.float32))
-    log_p = torch.log_softmax(policy_logits, dim=-1)
+    policy: Tensor,
+    targets: Tensor,
+    head: Tensor,
+    reference: Tensor | None,
+    kind: str,
+    temperature: float,
+    with_gradients: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Of n tokens: log-probs [n], their gradients [n, d], divergences [n], theirs [n, d]; None where not wanted."""
+    logits = _logits(policy, head)
+    log_p = torch.log_softmax(logits, dim=-1)
     logps = log_p.gather(-1, targets[:, None])[:, 0]
-    if reference is None:
-        return logps, None
-    reference_logits = (reference.to(policy.dtype) @ head.T).to(policy_logits.dtype)
-    if temperature == 1.0:  # the usual case needs the policy's softmax only once
-        return logps, _between(log_p, torch.log_softmax(reference_logits.detach(), dim=-1), kind)
-    return logps, divergence(policy_logits, reference_logits, kind, temperature)
+    divergences = divergence_gradients = logp_gradients = None
+    if reference is not None:
+        reference_logits = _logits(reference.to(policy.dtype), head)
+        if temperature != 1.0:  # at 1 the policy's softmax is there already
+            logits, reference_logits = logits / temperature, reference_logits / temperature
+        tempered = log_p if temperature == 1.0 else torch.log_softmax(logits, dim=-1)
+        log_q = torch.log_softmax(reference_logits, dim=-1)
+        divergences = _between(tempered, log_q, kind)
+        if with_gradients:
+            by_logits = _logit_gradient(tempered, log_q, kind, divergences) / temperature
+            divergence_gradients = (by_logits.to(head.dtype) @ head).to(policy.dtype)
+    if with_gradients:
+        logp_gradients = (head[targets] - log_p.exp_().to(head.dtype) @ head).to(policy.dtype)
+    return logps, logp_gradients, divergences, divergence_gradients
+
+
+def _logits(hidden: Tensor, head: Tensor) -> Tensor:
+    """[n, V] in float32 at least, whatever the states are in."""
+    return (hidden @ head.T).to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _logit_gradient(log_p: Tensor, log_q: Tensor, kind: str, values: Tensor) -> Tensor:
+    """∂D/∂z of each token [n, V], z the policy's logits at the temperature; `values` [n] is D itself.
+
+    kl p (log p − log q − D), reverse_kl p − q, js_divergence ½ p (log p − log m − KL(p‖m)).
+    """
+    if kind == "kl":
+        return log_p.exp() * (log_p - log_q - values[:, None])
+    if kind == "reverse_kl":
+        return log_p.exp() - log_q.exp()
+    log_ratio = log_p - torch.logaddexp(log_p, log_q) + math.log(2.0)
+    p = log_p.exp()
+    return p * (log_ratio - (p * log_ratio).sum(-1, keepdim=True)) / 2

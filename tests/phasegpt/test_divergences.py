@@ -135,3 +135,29 @@ def test_a_reference_with_other_tokens_is_an_error(tokens: int) -> None:
             logits(VOCABULARY, WIDTH, seed=1),
             logits(tokens, WIDTH, seed=2),
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_the_gradient_of_the_statistics_is_that_of_full_logits(kind: str, temperature: float) -> None:
+    hidden, reference = logits(TOKENS, WIDTH, seed=0).requires_grad_(), logits(TOKENS, WIDTH, seed=2)
+    head, targets = logits(VOCABULARY, WIDTH, seed=1), torch.arange(TOKENS) % VOCABULARY
+    weights = logits(2, TOKENS, seed=3)
+    plain_logps = torch.log_softmax(hidden @ head.T, -1)[torch.arange(TOKENS), targets]
+    plain = divergence(hidden @ head.T, reference @ head.T, kind, temperature)
+    [expected] = torch.autograd.grad((weights[0] * plain_logps + weights[1] * plain).sum(), hidden)
+    logps, values = token_statistics(
+        hidden, targets, head, reference, kind=kind, temperature=temperature, chunk_tokens=4
+    )
+    assert values is not None
+    torch.testing.assert_close((logps.detach(), values.detach()), (plain_logps.detach(), plain.detach()))
+    [found] = torch.autograd.grad((weights[0] * logps + weights[1] * values).sum(), hidden)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    hidden = logits(TOKENS, WIDTH, seed=0).requires_grad_()
+    logps, _ = token_statistics(hidden, torch.zeros(TOKENS, dtype=torch.long), logits(VOCABULARY, WIDTH, seed=1))
+    [gradient] = torch.autograd.grad((logps**2).sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
