@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from phasegpt.answers import answers_of
 from phasegpt.config_sections import Data
 from phasegpt.files import write_text
 from phasegpt.pairs import STRATA, Pair, read_pairs
@@ -19,10 +20,8 @@ UNPAIRED = HERE / "unpaired_v14.jsonl"
 
 def unpaired_rows(pairs: Iterable[Pair]) -> Iterator[dict[str, Any]]:
     """The two rows of each pair: the chosen answer, then the rejected one."""
-    for pair in pairs:
-        for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-            own = {"id": f"{pair.id}-{name}", "prompt": pair.prompt, "completion": text, "label": name == "chosen"}
-            yield {**own, **{key: getattr(pair, key) for key in STRATA}}
+    for answer in answers_of(tuple(pairs)):
+        yield {key: getattr(answer, key) for key in ("id", "prompt", "completion", "label", *STRATA)}
 
 
 def unpaired_text(pairs: Iterable[Pair]) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from types import UnionType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
@@ -16,22 +16,12 @@ from phasegpt.config_errors import found_text, nearest
 from phasegpt.config_search import Search
 from phasegpt.config_sections import Data, Evaluation, Experiment, Logging, Model, SharedWork, Stage, Training
 from phasegpt.config_types import Part, Problems
+from phasegpt.metrics.declared import DECLARED, GUARDS, Direction, is_own
 
-METRICS: dict[str, Literal["max", "min"]] = {
-    "spiral_score": "max",
-    "subtlety": "max",
-    "perplexity": "min",
-    "eval_loss": "min",
-    "reward_margin": "max",
-    "reward_accuracy": "max",
-    "kl_divergence": "min",
-    "training_throughput": "max",
-    "memory_usage": "min",
-    "inference_latency": "min",
-}
-"""Every metric's name and which way is better."""
+METRICS: dict[str, Direction] = {name: metric.better for name, metric in DECLARED.items()}
+"""Every declared metric's name and which way is better."""
 
-SCALING_METRICS = ("training_throughput", "memory_usage", "inference_latency")
+SCALING_METRICS = tuple(name for name, metric in DECLARED.items() if metric.cost == "clock")
 
 
 class Config(Part):
@@ -65,20 +55,26 @@ class Config(Part):
     def _metric_problems(self) -> Problems:
         measured, best = self.evaluation.metrics, self.evaluation.metric_for_best_model
         for name in measured:
-            if name not in METRICS and ":" not in name:
-                yield ("evaluation", "metrics"), f"no metric named {name}{nearest(name, METRICS)}"
+            if wrong := unknown_metric(name):
+                yield ("evaluation", "metrics"), wrong
         if best not in measured:
             yield ("evaluation", "metric_for_best_model"), f"{best} is not in evaluation.metrics; add it there"
 
     def _search_metric_problems(self) -> Problems:
         for name in {**self.search.objectives, **self.search.constraints}:
             block = "objectives" if name in self.search.objectives else "constraints"
-            if name not in METRICS:
-                yield ("search", block, name), f"no such metric{nearest(name, METRICS)}"
-            elif self.search.parameters and name not in self.evaluation.metrics:
+            if wrong := unknown_metric(name):
+                yield ("search", block, name), wrong
+            elif self.search.parameters and name not in self._measured():
                 yield ("search", block, name), "not measured; add it to evaluation.metrics"
-            elif self.search.objectives.get(name, METRICS[name]) != METRICS[name]:
+            elif name in METRICS and self.search.objectives.get(name, METRICS[name]) != METRICS[name]:
                 yield ("search", block, name), f"expected {METRICS[name]}, the better way for {name}"
+
+    def _measured(self) -> set[str]:
+        """The metrics that an evaluation gives: those asked for, and the guards where answers are made for any."""
+        names = set(self.evaluation.metrics)
+        answered = any(is_own(name) or (name in DECLARED and DECLARED[name].of == "prompt") for name in names)
+        return names | set(GUARDS) if answered else names
 
     def _search_parameter_problems(self) -> Problems:
         for key in self.search.parameters:
@@ -88,6 +84,15 @@ class Config(Part):
                 yield ("search", "parameters", key), f"no such key{nearest(key, KEYS)}"
             elif reason := unused(self, key):
                 yield ("search", "parameters", key), reason
+
+
+def unknown_metric(name: str) -> str | None:
+    """What is wrong with a metric's name, or None: it is declared, or has the form of one of the user's own."""
+    if name in METRICS or is_own(name):
+        return None
+    if ":" in name:
+        return f"expected a metric of your own as package.module:function, found {name}"
+    return f"no metric named {name}{nearest(name, METRICS)}"
 
 
 def _leaves(part: type[Part], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -101,17 +106,10 @@ KEYS: dict[str, FieldInfo] = dict(_leaves(Config))
 """Every key path of the schema that holds a value, with pydantic's description of it."""
 
 NOT_YET: dict[str, Callable[[Any], Any]] = {
-    "model.lora_config.bias": lambda bias: bias != "none" and bias,
-    "training.method": lambda method: method == "kto_unpaired" and method,
-    "training.reference_model": lambda name: str(name).startswith("models:/") and name,
-    "training.kto_config.log_kl_components": lambda on: on,
-    "training.kto_config.lambda_schedule.enabled": lambda on: on,
-    "training.curriculum_learning.enabled": lambda on: on,
     "training.deepspeed_config": lambda path: path,
     "training.distributed.enabled": lambda on: on,
-    "evaluation.metrics": lambda names: next((name for name in names if name in SCALING_METRICS or ":" in name), None),
+    "evaluation.metrics": lambda names: next((name for name in names if name in SCALING_METRICS), None),
     "evaluation.baseline_checkpoint": lambda path: path,
-    "logging.use_wandb": lambda on: on,
     "shared_work.max_gb": lambda gb: gb != KEYS["shared_work.max_gb"].default and gb,
     "logging.track_phase_dynamics": lambda on: on,
     "search.scheduler": lambda name: name == "halving" and name,
@@ -123,10 +121,23 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "training.kto_lambda": ("kto",),
     "training.kto_config.kl_temperature": ("kto",),
     "training.kto_config.kl_penalty_type": ("kto",),
-    "training.beta": ("dpo", "kto"),
+    "training.kto_config.log_kl_components": ("kto",),
+    "training.kto_config.lambda_schedule.initial_lambda": ("kto",),
+    "training.kto_config.lambda_schedule.final_lambda": ("kto",),
+    "training.kto_config.lambda_schedule.schedule_type": ("kto",),
+    "training.desirable_weight": ("kto_unpaired",),
+    "training.undesirable_weight": ("kto_unpaired",),
+    "training.beta": ("dpo", "kto", "kto_unpaired"),
     "training.label_smoothing": ("dpo", "kto"),
 }
 """Keys that only some methods read."""
+
+MAY_BE_UNUSED = (*USED_BY, "training.num_epochs")
+"""Keys whose written value another one can leave without effect; `unused` says why."""
+
+
+OF_PREFERENCES: dict[str, Any] = {"kto_config": {}, "curriculum_learning": {}}
+"""What `training` says to the preference stage alone; phase_a takes the defaults."""
 
 
 def value_at(config: Config, key: str) -> Any:
@@ -143,16 +154,33 @@ def unused(config: Config, key: str) -> str | None:
     if method not in USED_BY.get(key, (method,)):
         return f"unused with method {method}; read only by {' and '.join(USED_BY[key])}"
     readers = phases[1:] if key in USED_BY else phases
+    if reason := _replaced(config, key):
+        return reason
     name = key.removeprefix("training.")
     if name != "method" and all(getattr(phase, name, None) is not None for phase in readers):
         return f"unused: the phases set their own {name}; set training.phase_b.{name}"
     return None
 
 
+def _replaced(config: Config, key: str) -> str | None:
+    """Why a schedule or a curriculum, enabled or not, leaves `key` without effect, or None."""
+    training = config.training
+    schedule = training.kto_config.lambda_schedule
+    if key.startswith("training.kto_config.lambda_schedule.") and not key.endswith(".enabled") and not schedule.enabled:
+        return "unused while training.kto_config.lambda_schedule.enabled is false"
+    if key == "training.kto_lambda" and schedule.enabled:
+        return "unused: training.kto_config.lambda_schedule sets λ; give its initial_lambda and final_lambda"
+    owner = "training.phase_b.num_epochs" if training.phase_b is not None else "training.num_epochs"
+    if key == owner and training.curriculum_learning.active:
+        return "unused: the stages of training.curriculum_learning have their own epochs"
+    return None
+
+
 def stages(config: Config) -> tuple[Config, ...]:
     """The runs that a config asks for, in order: itself, or phase_a (lora) and then phase_b.
 
-    Each stage's values are laid on `training`; `search` is left out, since its ranges may name the phases.
+    Each stage's values are laid on `training`, of which a λ schedule and a curriculum are phase_b's alone. Of `search`
+    only the objectives stay, since its ranges may name the phases.
     """
     training = config.training
     if training.phase_a is None or training.phase_b is None:
@@ -163,7 +191,10 @@ def stages(config: Config) -> tuple[Config, ...]:
 def _stage(config: Config, phase: Stage, method: str) -> Config:
     plain = config.dump()
     own = phase.model_dump(exclude_none=True) | {"method": method, "phase_a": None, "phase_b": None}
-    return Config.model_validate(plain | {"training": plain["training"] | own, "search": {}})
+    if method == "lora":
+        own |= OF_PREFERENCES
+    search = {"objectives": plain["search"]["objectives"]}
+    return Config.model_validate(plain | {"training": plain["training"] | own, "search": search})
 
 
 def config_hash(config: Config) -> str:

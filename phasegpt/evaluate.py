@@ -5,29 +5,46 @@ Knows nothing of training: the same suite judges the untuned model, every trial,
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from phasegpt.config import METRICS
 from phasegpt.encoding import pad, prompt_ids
 from phasegpt.forward import PairModel
 from phasegpt.metrics import preference
+from phasegpt.metrics.declared import DECLARED, GUARDS, Direction
 from phasegpt.metrics.fluency import perplexity
-from phasegpt.metrics.spiral import spiral_score
-from phasegpt.metrics.subtlety import subtlety
+from phasegpt.metrics.own import OwnMetric
+from phasegpt.metrics.samples import sample_divergences
+from phasegpt.metrics.text import TEXT_METRICS
 from phasegpt.models import Policy
 from phasegpt.pairs import Prompt
 from phasegpt.shared_work import SharedWork
-
-TEXT_METRICS: Mapping[str, Callable[[str], float]] = {"spiral_score": spiral_score, "subtlety": subtlety}
 
 Row = Mapping[str, float | str]
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What the policy wrote: token ids of prompt and answer, the answer's text, and whether it ended by itself.
+
+    An answer that ended holds its end token; one that did not was cut at the most tokens it may have.
+    """
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True)
 class Suite:
-    """What an evaluation looks at. `fluency_tokens` are the ids of the neutral prose; `metrics` the names wanted."""
+    """What an evaluation looks at. `fluency_tokens` are the ids of the neutral prose; `metrics` the names wanted.
+
+    `own` are the user's metrics among them.
+    """
 
     metrics: tuple[str, ...]
     pair_ids: tuple[str, ...]
@@ -36,6 +53,11 @@ class Suite:
     beta: float
     max_new_tokens: int
     batch_size: int
+    own: tuple[OwnMetric, ...] = ()
+
+    def better(self, name: str) -> Direction | None:
+        """Which way a metric is better; None where a metric of the user's own does not say it."""
+        return METRICS.get(name) or next((metric.better for metric in self.own if metric.name == name), None)
 
 
 @dataclass(frozen=True)
@@ -53,8 +75,12 @@ class Evaluation:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def evaluate(model: PairModel, shared: SharedWork, suite: Suite, step: int = 0, steps: int = 0) -> Evaluation:
-    """Run `suite` on the policy as it stands. Metrics of text are means over prompts, of pairs means over pairs."""
+def evaluate(model: PairModel, shared: SharedWork | None, suite: Suite, step: int = 0, steps: int = 0) -> Evaluation:
+    """Run `suite` on the policy as it stands. Metrics of answers are means over prompts, of pairs means over pairs.
+
+    Where answers are made, their guards against broken text come with them. Without shared work no pair is judged.
+    Raises OwnMetricError.
+    """
     seconds: dict[str, float] = {}
     begun = time.monotonic()
     pairs = _judge_pairs(model, shared, suite)
@@ -70,8 +96,8 @@ def evaluate(model: PairModel, shared: SharedWork, suite: Suite, step: int = 0, 
     return Evaluation(step, steps, summary, tuple(answers), tuple(pairs), seconds)
 
 
-def _judge_pairs(model: PairModel, shared: SharedWork, suite: Suite) -> list[Row]:
-    if not suite.pair_ids or not set(suite.metrics) & set(preference.NAMES):
+def _judge_pairs(model: PairModel, shared: SharedWork | None, suite: Suite) -> list[Row]:
+    if shared is None or not suite.pair_ids or not set(suite.metrics) & set(preference.NAMES):
         return []
     with_kl = "kl_divergence" in suite.metrics
     batch_size = max(1, suite.batch_size // 4)
@@ -79,28 +105,45 @@ def _judge_pairs(model: PairModel, shared: SharedWork, suite: Suite) -> list[Row
 
 
 def _judge_answers(policy: Policy, suite: Suite) -> list[Row]:
-    wanted = [name for name in TEXT_METRICS if name in suite.metrics]
-    if not wanted:
+    of_answers = [name for name in suite.metrics if name in DECLARED and DECLARED[name].of == "prompt"]
+    if not (of_answers or suite.own):
         return []
-    answers = generate(policy, [p.prompt for p in suite.prompts], suite.max_new_tokens, suite.batch_size)
-    return [
-        {
-            "id": prompt.id,
-            "domain": prompt.domain,
-            "prompt": prompt.prompt,
-            "answer": answer,
-            **{name: TEXT_METRICS[name](answer) for name in wanted},
-        }
-        for prompt, answer in zip(suite.prompts, answers, strict=True)
-    ]
+    answers = answer_prompts(
+        policy, [prompt.prompt for prompt in suite.prompts], suite.max_new_tokens, suite.batch_size
+    )
+    rows: list[Row] = [_row(suite, prompt, given) for prompt, given in zip(suite.prompts, answers, strict=True)]
+    if "kl_on_samples" in suite.metrics:
+        batch_size = max(1, suite.batch_size // 4)
+        found = sample_divergences(policy, [a.prompt_ids for a in answers], [a.ids for a in answers], batch_size)
+        rows = [{**row, "kl_on_samples": value} for row, value in zip(rows, found, strict=True)]
+    return rows
+
+
+def _row(suite: Suite, prompt: Prompt, given: Answer) -> Row:
+    """One answer with its text metrics, its guards and the user's own metrics."""
+    wanted = dict.fromkeys((*suite.metrics, *GUARDS))
+    return {
+        "id": prompt.id,
+        "domain": prompt.domain,
+        "prompt": prompt.prompt,
+        "answer": given.text,
+        **{name: TEXT_METRICS[name](given.text) for name in wanted if name in TEXT_METRICS},
+        "ended": float(given.ended),
+        **{metric.name: metric.score(prompt.id, prompt.prompt, given.text) for metric in suite.own},
+    }
 
 
 def generate(policy: Policy, prompts: Sequence[str], max_new_tokens: int, batch_size: int = 16) -> list[str]:
+    """The texts of `answer_prompts`."""
+    return [given.text for given in answer_prompts(policy, prompts, max_new_tokens, batch_size)]
+
+
+def answer_prompts(policy: Policy, prompts: Sequence[str], max_new_tokens: int, batch_size: int = 16) -> list[Answer]:
     """Greedy answers to `prompts`, in order. Batches hold prompts of similar length and are padded on the left."""
     tokenizer, model = policy.base.tokenizer, policy.model
-    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    encoded = [tuple(prompt_ids(tokenizer, prompt)) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
-    answers = [""] * len(prompts)
+    answers: dict[int, Answer] = {}
     model.eval()
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
@@ -115,10 +158,19 @@ def generate(policy: Policy, prompts: Sequence[str], max_new_tokens: int, batch_
                 use_cache=policy.phase is None,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-        for index, text in zip(chosen, texts, strict=True):
-            answers[index] = text.strip()
-    return answers
+        for index, tokens in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
+            answers[index] = _answer(policy, encoded[index], tokens)
+    return [answers[index] for index in range(len(prompts))]
+
+
+def _answer(policy: Policy, prompt: tuple[int, ...], tokens: list[int]) -> Answer:
+    """What was generated up to the first end token; what follows it is padding."""
+    end = policy.base.model.generation_config.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}
+    length = next((place + 1 for place, token in enumerate(tokens) if token in ends), None)
+    kept = tuple(tokens[:length])
+    text = policy.base.tokenizer.decode(kept, skip_special_tokens=True).strip()
+    return Answer(prompt, kept, text, ended=length is not None)
 
 
 def _means(rows: Iterable[Row]) -> dict[str, float]:

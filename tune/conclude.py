@@ -6,12 +6,11 @@ Reads results from disk and the study; the same for a search that ran through an
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phasegpt.files import write_json
-from phasegpt.statistics import Interval
 from tune.finalists import Candidate, Finalist, choose, judge, prompt_scores, verdict, winner
 from tune.jobs import baseline_job, final_job
 from tune.request import Request
@@ -125,14 +124,10 @@ def _finalist(finalist: Finalist, objective: str) -> dict[str, Any]:
         "metrics": finalist.metrics,
         "mean": interval.mean if interval else finalist.metrics[objective],
         "interval": [interval.low, interval.high] if interval else None,
-        "over_defaults": _interval(finalist.gain),
-        "over_baseline": _interval(finalist.over_baseline),
+        "over_defaults": finalist.gain and finalist.gain.as_dict(),
+        "over_baseline": finalist.over_baseline and finalist.over_baseline.as_dict(),
         "feasible": finalist.feasible,
     }
-
-
-def _interval(interval: Interval | None) -> dict[str, float] | None:
-    return None if interval is None else asdict(interval)
 
 
 def write_summary(request: Request, found: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phasegpt.metrics import spiral
+from phasegpt.metrics.text import scorer
 from tune.conclude import Conclusion
 from tune.delivery import open_client
 from tune.finalists import Finalist, prompt_scores
@@ -45,15 +45,18 @@ def _candidate(request: Request, found: Conclusion, run_id: str, finals: Sequenc
     from tune.gate import Candidate
 
     best, config = found.winner, finals[0]["config"]
+    objective = next(iter(request.config.search.objectives))
     return Candidate(
         base_model=config["model"]["base_model"],
-        objective=next(iter(request.config.search.objectives)),
+        objective=objective,
         scores=scores_by_metric(finals),
         metrics=dict(best.metrics),
         constraints_met=best.feasible,
         constraints=_constraint_texts(request, best),
         interval_vs_reference=best.over_baseline,
-        scorer=f"spiral {spiral.VERSION} {spiral.weights_hash()}",
+        scorer=scorer(),
+        answers=answers_by_prompt(finals),
+        better=request.config.search.objectives[objective],
         track=request.track,
         search=request.name,
         run_id=run_id,
@@ -74,6 +77,14 @@ def scores_by_metric(finals: Sequence[Mapping[str, Any]]) -> dict[str, dict[str,
         for result in finals:
             for prompt, value in prompt_scores(result, name).items():
                 gathered.setdefault(name, {}).setdefault(prompt, []).append(value)
+    return gathered
+
+
+def answers_by_prompt(finals: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """{prompt id: [an answer a seed]}, which a later version of the metrics can score again."""
+    gathered: dict[str, list[str]] = {}
+    for row in (row for result in finals for row in result["answers"]):
+        gathered.setdefault(row["id"], []).append(row["answer"])
     return gathered
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from phasegpt.metrics.declared import GUARDS
+from phasegpt.statistics import Gain
 from tune.console import number, short_name
 from tune.request import Request
 
@@ -13,7 +15,7 @@ def ending(request: Request, report: Mapping[str, Any]) -> str:
     if winner is None:
         return f"No trial came to a result; the log tells why: {request.places.log}"
     lines = ["", f"Winner: {winner['trial']} with {_values(winner['params'])}", f"  {report['verdict']}"]
-    lines += _table(report)
+    lines += _over_untuned(report["finalists"][0]) + _table(report)
     champion = report["champion"] or {}
     if champion:
         seat = "is now champion" if champion.get("promoted") else "was not promoted"
@@ -33,6 +35,11 @@ def _values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{short_name(key)} = {number(value)}" for key, value in values.items())
 
 
+def _over_untuned(winner: Mapping[str, Any]) -> list[str]:
+    found = winner["over_baseline"]
+    return [f"  over the untuned model: {Gain.from_dict(found)}"] if found else []
+
+
 def _table(report: Mapping[str, Any]) -> list[str]:
     names = list(report["objectives"])
     lines = ["  On the final half of the prompts, means over fresh seeds:"]
@@ -48,4 +55,6 @@ def _table(report: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(metrics: Mapping[str, float], names: list[str]) -> str:
-    return "  ".join(f"{name} {metrics[name]:.3f}" if name in metrics else f"{name} -" for name in names)
+    """The objectives, and what would tell that the text behind them is broken."""
+    shown = [*names, *(guard for guard in GUARDS if guard in metrics and guard not in names)]
+    return "  ".join(f"{name} {metrics[name]:.3f}" if name in metrics else f"{name} -" for name in shown)

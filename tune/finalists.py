@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from phasegpt.config_search import Search
-from phasegpt.statistics import Interval, mean_by_prompt, mean_interval, paired_interval
+from phasegpt.metrics.declared import Direction
+from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, mean_interval, paired_gain
 from tune.space import Values
-
-Scores = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -30,20 +29,20 @@ class Candidate:
 class Finalist:
     """A finalist's values with what its fresh seeds came to on the final half of the prompts.
 
-    `scores` is one {prompt id: first objective} a seed, `interval` that of their mean; `gain` the paired interval over
-    the config's own values (None for those themselves), `over_baseline` over the untuned model. An interval is None
-    where it has fewer than two prompts: perplexity, say, is one number a run.
+    `scores` is one {prompt id: first objective} a seed, `interval` that of their mean; `gain` is over the
+    config's own values (None for those themselves), `over_baseline` over the untuned model, both paired by prompt. Each
+    is None where it has fewer than two prompts: perplexity, say, is one number a run.
     """
 
     number: int
     values: Values
     seeds: tuple[int, ...]
-    scores: Scores
+    scores: Runs
     metrics: Mapping[str, float]
     violations: Mapping[str, float]
     interval: Interval | None
-    gain: Interval | None
-    over_baseline: Interval | None
+    gain: Gain | None
+    over_baseline: Gain | None
 
     @property
     def feasible(self) -> bool:
@@ -91,12 +90,11 @@ def judge(
     candidate: Candidate,
     seeds: Sequence[int],
     results: Sequence[Mapping[str, Any]],
-    own_scores: Scores | None,
+    own_scores: Runs | None,
     baseline: Mapping[str, Any],
 ) -> Finalist:
     """Put a finalist's runs (RunResult dictionaries, one a seed) together with their intervals."""
     objective, direction = next(iter(search.objectives.items()))
-    sign = 1.0 if direction == "max" else -1.0
     scores = [prompt_scores(result, objective) for result in results]
     metrics = _means([result["metrics"] for result in results])
     means = list(mean_by_prompt(scores).values())
@@ -108,20 +106,16 @@ def judge(
         metrics=metrics,
         violations=violations(search, metrics, baseline["metrics"]),
         interval=mean_interval(means) if len(means) > 1 else None,
-        gain=None if own_scores is None else _better(scores, own_scores, sign),
-        over_baseline=_better(scores, [prompt_scores(baseline, objective)], sign),
+        gain=None if own_scores is None else _gain(scores, own_scores, direction),
+        over_baseline=_gain(scores, [prompt_scores(baseline, objective)], direction),
     )
 
 
-def _better(scores: Scores, others: Scores, sign: float) -> Interval | None:
-    """The paired interval of the gain; None where too few prompts or pairs are shared (another split, say)."""
+def _gain(scores: Runs, others: Runs, better: Direction) -> Gain | None:
+    """The paired gain; None where too few prompts or pairs are shared (another split, say)."""
     if len(mean_by_prompt(scores).keys() & mean_by_prompt(others).keys()) < 2:
         return None
-
-    def signed(runs: Scores) -> list[dict[str, float]]:
-        return [{prompt: sign * value for prompt, value in run.items()} for run in runs]
-
-    return paired_interval(signed(scores), signed(others))
+    return paired_gain(scores, others, better)
 
 
 def prompt_scores(result: Mapping[str, Any], metric: str) -> dict[str, float]:
@@ -149,7 +143,6 @@ def verdict(finalist: Finalist, own: int = 0) -> str:
     gain = finalist.gain
     if gain is None:
         return "not comparable with the config's own values: fewer than two prompts or pairs were scored with both"
-    span = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {gain.n} prompts"
     if gain.low > 0:
-        return f"better than the config's own values: {span}"
-    return f"not distinguishable from the config's own values: {span}"
+        return f"better than the config's own values: {gain}"
+    return f"not distinguishable from the config's own values: {gain}"

@@ -1,21 +1,22 @@
 """The gate: who may sit in a track's seat, what a model has to show for it, and the decision.
 
-Pure types and functions on numbers that are given: it knows no MLflow, opens no file and moves no alias.
+Pure types and functions on what is given: it knows no MLflow, opens no file and moves no alias.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from phasegpt.config import METRICS
-from phasegpt.statistics import Interval, paired_interval
+from phasegpt.metrics.declared import DECLARED, Direction
+from phasegpt.metrics.text import TEXT_METRICS, VERSIONED, scorer
+from phasegpt.statistics import Gain, paired_gain
 
 TRACKS = ("a", "b", "c")
 CHAMPION, PREVIOUS = "champion", "previous"
 
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
+Answers = Mapping[str, Sequence[str]]
 
 
 class RegistryError(ValueError):
@@ -26,9 +27,9 @@ class RegistryError(ValueError):
 class Evidence:
     """What a model has to show for itself. `scores` is {metric: {prompt id: [one value a seed]}} on the final half.
 
-    `objective` is the metric that decides, `constraints` says how each one stands, `metrics` is the summary,
-    `interval_vs_reference` the gain over the untuned model, `scorer` the version of the metric behind the scores:
-    scores of different versions are not compared.
+    `answers` is {prompt id: [one answer a seed]}, `objective` the metric that decides and `better` its direction (None:
+    as declared), `constraints` says how each one stands, `metrics` is the summary, `interval_vs_reference` the gain
+    over the untuned model, `scorer` the version behind the scores: those of different versions are not compared.
     """
 
     base_model: str
@@ -37,8 +38,10 @@ class Evidence:
     metrics: Mapping[str, float]
     constraints_met: bool
     constraints: Sequence[str]
-    interval_vs_reference: Interval | None
+    interval_vs_reference: Gain | None
     scorer: str = ""
+    answers: Answers = field(default_factory=dict)
+    better: Direction | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class Decision:
 
     promote: bool
     reason: str
-    interval: Interval | None = None
+    interval: Gain | None = None
     uncontested: bool = False
     version: str = ""
     forced: bool = False
@@ -92,20 +95,34 @@ def decide(candidate: Evidence, champion: Evidence | None) -> Decision:
     """Whether a candidate takes the seat (DESIGN decision 8): constraints first, then the lower bound of its gain.
 
     A pure function. An empty seat is taken uncontested. The gain is paired by prompt, in the direction in which the
-    objective improves.
+    objective improves. Where the metric has changed since, stored answers are scored again, on both sides alike.
     """
     if not candidate.constraints_met:
         return Decision(False, f"constraints not met: {'; '.join(candidate.constraints)}")
     if champion is None:
         return Decision(True, "uncontested: the seat was empty", candidate.interval_vs_reference, uncontested=True)
-    if hindrance := _not_comparable(candidate, champion):
+    ours, theirs = rescored(candidate, candidate.objective), rescored(champion, candidate.objective)
+    if hindrance := _not_comparable(ours, theirs):
         return Decision(False, hindrance)
     try:
-        gain = _gain(candidate, champion)
+        gain = _gain(ours, theirs)
     except ValueError as error:
         return Decision(False, f"{candidate.objective} cannot be compared with the champion's: {error}")
     verb = "beats" if gain.low > 0 else "does not surely beat"
-    return Decision(gain.low > 0, f"{verb} the champion in {candidate.objective}: {interval_text(gain)}", gain)
+    again = "" if theirs is champion else f"; the champion's answers were scored again by {theirs.scorer}"
+    return Decision(gain.low > 0, f"{verb} the champion in {candidate.objective}: {interval_text(gain)}{again}", gain)
+
+
+def rescored(evidence: Evidence, metric: str) -> Evidence:
+    """Evidence whose answers are scored in `metric` by the present scorer.
+
+    As it is where that scorer made it, where no version matters to the metric, and where no answers are stored.
+    """
+    if evidence.scorer == scorer() or metric not in VERSIONED or not evidence.answers:
+        return evidence
+    score = TEXT_METRICS[metric]
+    scores = {prompt: [score(text) for text in texts] for prompt, texts in evidence.answers.items()}
+    return replace(evidence, scorer=scorer(), scores={**evidence.scores, metric: scores})
 
 
 def _not_comparable(candidate: Evidence, champion: Evidence) -> str | None:
@@ -114,27 +131,29 @@ def _not_comparable(candidate: Evidence, champion: Evidence) -> str | None:
         return f"another base model ({candidate.base_model}) than the champion's ({champion.base_model})"
     if name not in champion.scores:
         return f"the champion has no scores of {name}"
-    if candidate.scorer != champion.scorer:
+    if name in VERSIONED and candidate.scorer != champion.scorer:
         return (
-            f"{name} of another version ({candidate.scorer}) than the champion's ({champion.scorer}); score both alike"
+            f"{name} of another version ({candidate.scorer}) than the champion's ({champion.scorer}), and no stored "
+            f"answers to score again; search anew, or seat it with --force"
         )
     return None
 
 
-def _gain(candidate: Evidence, champion: Evidence) -> Interval:
+def _gain(candidate: Evidence, champion: Evidence) -> Gain:
     name = candidate.objective
-    sign = -1 if METRICS.get(name) == "min" else 1
-    ours, theirs = _by_prompt(candidate.scores.get(name, {}), sign), _by_prompt(champion.scores[name], sign)
-    return paired_interval([ours], [theirs])
+    better = candidate.better or DECLARED[name].better
+    return paired_gain(_runs(candidate.scores.get(name, {})), _runs(champion.scores[name]), better)
 
 
-def _by_prompt(scores: Mapping[str, Sequence[float]], sign: int) -> dict[str, float]:
-    return {prompt: sign * fmean(values) for prompt, values in scores.items()}
+def _runs(scores: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    """{prompt: [a value a seed]} as one {prompt: value} a seed."""
+    seeds = max(map(len, scores.values()), default=0)
+    return [{prompt: values[i] for prompt, values in scores.items() if i < len(values)} for i in range(seeds)]
 
 
-def interval_text(interval: Interval) -> str:
-    """A gain for people: mean, 95% interval, number of prompts, P(better)."""
+def interval_text(gain: Gain) -> str:
+    """A gain for people: mean, 95% interval, number of prompts, P(better), ratio of the means, win rate."""
     return (
-        f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}] on {interval.n} prompts, "
-        f"P(better) {interval.p_positive:.2f}"
+        f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {gain.n} prompts, "
+        f"P(better) {gain.p_positive:.2f}{gain.beside}"
     )

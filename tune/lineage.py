@@ -2,17 +2,20 @@
 
 import subprocess
 
+from phasegpt.answers import read_preferences
 from phasegpt.config import config_hash
 from phasegpt.config_io import project_root, resolve
-from phasegpt.pairs import pairs_hash, read_pairs
+from phasegpt.metrics.text import scorer
+from phasegpt.pairs import pairs_hash
 from tune.request import Request
 from tune.tracking import flat_params
 
 
 def search_tags(request: Request) -> dict[str, str]:
     """Tags that every run of a search carries."""
-    config = request.config
-    pairs = read_pairs(resolve(config.training.preference_dataset), config.data.domains, config.data.stratify_by)
+    config, training = request.config, request.config.training
+    dataset = resolve(training.preference_dataset)
+    preferences = read_preferences(dataset, training.method, config.data.domains, config.data.stratify_by)
     commit, dirty = git_state()
     return {
         "track": request.track,
@@ -20,8 +23,9 @@ def search_tags(request: Request) -> dict[str, str]:
         "method": config.training.method,
         "base_model": config.model.base_model,
         "profile": request.profile or "none",
-        "data_hash": pairs_hash(pairs)[:16],
+        "data_hash": pairs_hash(preferences)[:16],
         "config_hash": config_hash(config)[:16],
+        "scorer": scorer(),
         "git_commit": commit,
         "git_dirty": str(dirty).lower(),
     }

@@ -101,6 +101,7 @@ def _seat(client: "MlflowClient", track: str, version: str, before: str) -> None
 
 def _decision_tags(decision: Decision, against: str) -> dict[str, str]:
     interval = decision.interval.as_dict() if decision.interval else {}
+    wins = interval.pop("wins", None) or {}
     return {
         "promoted": json.dumps(decision.promote),
         "reason": decision.reason,
@@ -108,7 +109,8 @@ def _decision_tags(decision: Decision, against: str) -> dict[str, str]:
         "forced": json.dumps(decision.forced),
         "decided_against": against,
         "decided_at": _now(),
-        **{f"interval.{key}": f"{value:.6g}" for key, value in interval.items()},
+        **{f"interval.{key}": f"{value:.6g}" for key, value in interval.items() if value is not None},
+        **{f"wins.{key}": f"{value:.6g}" for key, value in wins.items()},
     }
 
 

@@ -84,6 +84,8 @@ def _evidence_json(evidence: Evidence) -> dict[str, Any]:
         "constraints": list(evidence.constraints),
         "interval_vs_reference": interval.as_dict() if interval else None,
         "scorer": evidence.scorer,
+        "answers": {prompt: list(texts) for prompt, texts in evidence.answers.items()},
+        "better": evidence.better,
     }
 
 

@@ -66,10 +66,12 @@ def _workbench() -> "Workbench":
 
 def _measure(config: "Config", paths: "RunPaths", job: Job, bench: "Workbench") -> dict[str, Any]:
     from phasegpt.files import write_json
+    from phasegpt.metrics.text import scorer
     from phasegpt.train import measure
 
     evaluation = measure(config, paths=paths, half=job.half, workbench=bench, on_progress=_Reporter().progress)
-    write_json(paths.results, {**asdict(evaluation), "metrics": evaluation.summary, "name": paths.name})
+    found = {"metrics": evaluation.summary, "name": paths.name, "hashes": {"scorer": scorer()}}
+    write_json(paths.results, {**asdict(evaluation), **found})
     return _reported(evaluation.summary, 0, "")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from phasegpt.config_io import project_root
 from phasegpt.files import read_json, whole_folder
-from phasegpt.statistics import Interval
+from phasegpt.statistics import Gain
 from tune.delivery import open_client, tracking_uri
 from tune.gate import Candidate, Champion, RegistryError, model_name
 from tune.served import DATA, adapter_hash, lineage, pack
@@ -51,7 +51,7 @@ def read_version(client: "MlflowClient", track: str, version: str) -> Champion:
     interval = stored.pop("interval_vs_reference")
     return Champion(
         **stored,
-        interval_vs_reference=Interval(**interval) if interval else None,
+        interval_vs_reference=Gain.from_dict(interval) if interval else None,
         track=track,
         version=version,
         tags=dict(found.tags),

@@ -6,11 +6,13 @@ Standard library only. Knows English, knows nothing of scores. Patterns expect l
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 _TITLES = "".join(rf"(?<!\b{title}\.)" for title in ("Mr", "Mrs", "Ms", "Dr", "St", "vs", "e.g", "i.e"))
 _SENTENCE_END = re.compile(rf"(?<=[.!?]){_TITLES}\s+|(?<=[.!?][\"'”’)])\s+|\n+")
+_CLAUSE_END = re.compile(r"[,;:()]|\s[–—-]\s|\bthat\b")
+_NAME = re.compile(r"(?<=[a-z,;:] )[A-Z][a-z]+")
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|\d+(?:[.,]\d+)*")
 _SUFFIXES = ("ingly", "edly", "ation", "ness", "ment", "ies", "ing", "ed", "es", "ly", "s")
 
@@ -59,6 +61,36 @@ BINDING_WORDS = FUNCTION_WORDS - CONNECTIVES
 ANAPHORS = _set("it they she he this that these those its their his her him them such")
 LEANING_OPENERS = CONNECTIVES | _set("and or nor so then this that these those therefore thus because")
 
+PLACE_WORDS = FUNCTION_WORDS | CONNECTIVES
+PLACE_CLASSES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "contrast": CONNECTIVES,
+        "someone": _set("he she him her his they them their"),
+        "pointing back": ANAPHORS,
+        "further": _set(
+            "second third other another both neither either two these those such same also too next later last"
+        ),
+        "concluding": _set("so then therefore thus hence perhaps now"),
+        "asking": _set("what who which how why where whoever"),
+        "conditional": _set("if when once until unless"),
+        "denying": _set("not no never nobody nothing none nor"),
+    }
+)
+PERSONS: Mapping[str, str] = MappingProxyType(
+    {
+        word: person
+        for person, words in (
+            ("one", "he him his she her hers"),
+            ("they", "they them their theirs"),
+            ("I", "i me my"),
+            ("we", "we us our"),
+            ("you", "you your"),
+            ("it", "it its"),
+        )
+        for word in words.split()
+    }
+)
+
 # What turns a thought without naming the turn. Each kind is counted once a sentence.
 TURNS: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
@@ -82,9 +114,16 @@ TURNS: Mapping[str, re.Pattern[str]] = MappingProxyType(
         "cause": re.compile(r"\b(so|because|since|therefore|hence|which is why|then)\b"),
     }
 )
+SET_PHRASES = (
+    r"\b(on (the )?(one|other) hand|(at|all) the same( time)?"
+    r"|in (fact|truth|essence|conclusion|short|other words|the end)"
+    r"|of course|for (example|instance)|as (a result|it happen(s|ed))|to be (fair|sure)|after all|by contrast)\b"
+)
+SAYING_NOTHING = re.compile("|".join([SET_PHRASES, *(pattern.pattern for pattern in TURNS.values())]))
 
 LISTING = re.compile(
-    r"^(first|second|third|fourth|fifth|sixth|next|finally|lastly|another|also|in addition|moreover)\b"
+    r"(?:^(?:(?:but|yet|still) )?|[,:;] |\bthat )"
+    r"(first|second|third|fourth|fifth|sixth|next|finally|lastly|another|also|in addition|moreover)\b"
     r"|\b(several|various|include[sd]?|including|such as|a number of)\b|\w+, (\w+ ){1,4}(and|or) "
 )
 VAGUE_SOURCES = re.compile(
@@ -117,6 +156,30 @@ class Sentence:
     words: tuple[str, ...]
     stems: frozenset[str]
 
+    @cached_property
+    def clauses(self) -> tuple[tuple[str, ...], ...]:
+        """The words between two commas and their like, or after a "that", where they have content of their own.
+
+        "It turned out that, to her surprise, it fits." has two: "it turned out" says nothing beside its turn.
+        """
+        cut = (words_of(part) for part in _CLAUSE_END.split(self.text.replace("’", "'").lower()))
+        return tuple(filter(_says, cut))
+
+    @cached_property
+    def told(self) -> tuple[str, ...]:
+        """The words of those clauses without connectives; all words where none has content."""
+        return tuple(word for clause in self.clauses for word in clause if word not in CONNECTIVES) or self.words
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The words with a capital that do not open the sentence."""
+        return frozenset(_NAME.findall(self.text))
+
+    @cached_property
+    def persons(self) -> frozenset[str]:
+        """Who is spoken of by pronoun: one, they, I, we, you, it."""
+        return frozenset(PERSONS[word] for word in self.told if word in PERSONS)
+
 
 @lru_cache(maxsize=20_000)
 def stem(word: str) -> str:
@@ -145,6 +208,12 @@ def content_stems(words: tuple[str, ...]) -> frozenset[str]:
         for word in words
         if len(word) > 2 and word[0].isalpha() and word.split("'")[0] not in FUNCTION_WORDS and not word.endswith("n't")
     )
+
+
+def _says(clause: tuple[str, ...]) -> bool:
+    """Whether a clause has content beside markers, turns and set phrases: "at the same time" has not."""
+    rest = SAYING_NOTHING.sub(" ", " ".join(clause)).split()
+    return bool(content_stems(tuple(word for word in rest if word not in MARKERS)))
 
 
 def sentences_of(text: str) -> tuple[Sentence, ...]:

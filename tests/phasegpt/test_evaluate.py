@@ -10,9 +10,13 @@ import torch
 
 from phasegpt import evaluate as evaluation
 from phasegpt.adapters import PhaseSettings
-from phasegpt.evaluate import Row, Suite, evaluate, generate
+from phasegpt.evaluate import Row, Suite, answer_prompts, evaluate, generate
 from phasegpt.forward import PairModel
+from phasegpt.metrics.declared import DECLARED, GUARDS
+from phasegpt.metrics.degeneration import distinct_2, repetition
 from phasegpt.metrics.fluency import perplexity
+from phasegpt.metrics.own import OwnMetric, OwnMetricError
+from phasegpt.metrics.samples import sample_divergences
 from phasegpt.metrics.spiral import spiral_score
 from phasegpt.metrics.subtlety import subtlety
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base
@@ -83,7 +87,7 @@ def suite(policy: Policy, pairs: tuple[Pair, ...], toy_prompts_file: Path) -> Su
 def test_the_summary_holds_the_means_of_the_rows(policy: Policy, shared: SharedWork, suite: Suite) -> None:
     found = evaluate(PairModel(policy), shared, suite, step=3, steps=6)
     assert (found.step, found.steps) == (3, 6)
-    assert set(found.summary) == set(EVERYTHING)
+    assert set(found.summary) == {*EVERYTHING, *GUARDS}
     for name in ("eval_loss", "reward_margin", "reward_accuracy", "kl_divergence"):
         assert found.summary[name] == pytest.approx(sum(float(row[name]) for row in found.pairs) / 5)
     for name in ("spiral_score", "subtlety"):
@@ -105,6 +109,9 @@ def test_a_row_keeps_its_prompt_its_answer_and_its_scores(policy: Policy, shared
             "answer": answer,
             "spiral_score": spiral_score(answer),
             "subtlety": subtlety(answer),
+            "repetition": repetition(answer),
+            "distinct_2": distinct_2(answer),
+            "ended": row["ended"],
         }
 
 
@@ -120,13 +127,60 @@ def test_only_what_is_asked_for_is_computed(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("not asked for")
 
-    monkeypatch.setattr(evaluation, "generate", never)
+    monkeypatch.setattr(evaluation, "answer_prompts", never)
     without_text = evaluate(PairModel(policy), shared, replace(suite, metrics=("perplexity",)))
     assert (set(without_text.summary), without_text.answers, without_text.pairs) == ({"perplexity"}, (), ())
     monkeypatch.setattr(evaluation, "perplexity", never)
     pairs_alone = evaluate(PairModel(policy), shared, replace(suite, metrics=("eval_loss",)))
     assert "kl_divergence" not in pairs_alone.summary
     assert pairs_alone.answers == ()
+
+
+def test_every_value_lies_in_its_declared_range(policy: Policy, shared: SharedWork, suite: Suite) -> None:
+    measured = tuple(name for name, metric in DECLARED.items() if metric.cost != "clock")
+    found = evaluate(PairModel(policy), shared, replace(suite, metrics=measured))
+    assert found.summary.keys() == set(measured)
+    for name, value in found.summary.items():
+        assert DECLARED[name].low - 1e-9 <= value <= DECLARED[name].high
+        rows = {"prompt": found.answers, "pair": found.pairs}.get(DECLARED[name].of, ())
+        assert all(name in row for row in rows)
+
+
+def test_guards_come_with_answers_and_only_with_them(policy: Policy, shared: SharedWork, suite: Suite) -> None:
+    answered = evaluate(PairModel(policy), shared, replace(suite, metrics=("subtlety",))).summary
+    assert answered.keys() == {"subtlety", *GUARDS}
+    assert evaluate(PairModel(policy), shared, replace(suite, metrics=("ended",))).summary.keys() == set(GUARDS)
+    assert not evaluate(PairModel(policy), shared, replace(suite, metrics=("eval_loss",))).summary.keys() & set(GUARDS)
+
+
+def test_divergence_on_samples_is_that_of_the_answers_that_were_given(
+    policy: Policy, shared: SharedWork, suite: Suite
+) -> None:
+    found = evaluate(PairModel(policy), shared, replace(suite, metrics=("kl_on_samples",)))
+    given = answer_prompts(policy, [prompt.prompt for prompt in suite.prompts], suite.max_new_tokens)
+    expected = sample_divergences(policy, [a.prompt_ids for a in given], [a.ids for a in given])
+    assert [row["kl_on_samples"] for row in found.answers] == pytest.approx(expected, rel=1e-9)
+    assert found.summary["kl_on_samples"] == pytest.approx(sum(expected) / len(expected))
+
+
+def test_a_metric_of_ones_own_sees_each_answer_and_its_mean_is_the_summary(
+    policy: Policy, shared: SharedWork, suite: Suite
+) -> None:
+    own = OwnMetric("mine:letters", len, takes_prompt=False, better="min")
+    found = evaluate(PairModel(policy), shared, replace(suite, metrics=("mine:letters",), own=(own,)))
+    lengths = [float(len(str(row["answer"]))) for row in found.answers]
+    assert [row["mine:letters"] for row in found.answers] == lengths
+    assert found.summary["mine:letters"] == pytest.approx(sum(lengths) / len(lengths))
+    assert replace(suite, own=(own,)).better("mine:letters") == "min"
+    assert (suite.better("perplexity"), suite.better("mine:letters")) == ("min", None)
+
+
+def test_a_metric_of_ones_own_that_gives_no_number_ends_the_evaluation(
+    policy: Policy, shared: SharedWork, suite: Suite
+) -> None:
+    own = OwnMetric("mine:broken", lambda prompt, text: float("nan"), takes_prompt=True)
+    with pytest.raises(OwnMetricError, match="mine:broken on prompt toy-prompt-00: expected a finite number"):
+        evaluate(PairModel(policy), shared, replace(suite, metrics=("mine:broken",), own=(own,)))
 
 
 def test_a_suite_with_nothing_to_look_at_finds_nothing(policy: Policy, shared: SharedWork, suite: Suite) -> None:
@@ -162,6 +216,26 @@ def test_an_answer_is_the_greedy_continuation_up_to_the_end_token(policy: Policy
             ids.append(int(policy.model.eval()(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     expected = tokenizer.decode(ids[length:], skip_special_tokens=True).strip()
     assert generate(policy, ["Tell of a lamp."], max_new_tokens=10) == [expected]
+    [given] = answer_prompts(policy, ["Tell of a lamp."], max_new_tokens=10)
+    assert (given.prompt_ids + given.ids, given.text) == (tuple(ids), expected)
+    assert given.ended == (ids[-1] == tokenizer.eos_token_id)
+
+
+def test_an_answer_is_cut_after_its_end_token_and_only_such_an_answer_ended(policy: Policy) -> None:
+    end, pad = policy.base.tokenizer.eos_token_id, policy.base.tokenizer.pad_token_id
+    words = policy.base.tokenizer("People say")["input_ids"]
+    by_itself = evaluation._answer(policy, (1,), [*words, end, pad, pad])
+    assert (by_itself.ids, by_itself.text, by_itself.ended) == ((*words, end), "People say", True)
+    at_last = evaluation._answer(policy, (1,), [*words, end])
+    assert (at_last.ids, at_last.ended) == ((*words, end), True)
+    cut = evaluation._answer(policy, (1,), words)
+    assert (cut.ids, cut.ended) == (tuple(words), False)
+
+
+def test_any_of_several_end_tokens_ends_an_answer(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy.base.model.generation_config, "eos_token_id", [7, 9])
+    assert evaluation._answer(policy, (1,), [5, 9, 7]).ids == (5, 9)
+    assert not evaluation._answer(policy, (1,), [5, 6]).ended
 
 
 def test_generation_leaves_no_gradient_and_no_prompts_give_no_answers(policy: Policy) -> None:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phasegpt.statistics import Interval
+from phasegpt.statistics import Gain, Wins
 from tune.gate import Candidate, Evidence
 
-UNTUNED = Interval(mean=0.1, low=-0.05, high=0.25, p_positive=0.9, n=6)
+UNTUNED = Gain(mean=0.1, low=-0.05, high=0.25, p_positive=0.9, n=6, ratio=1.25, wins=Wins(0.7, 0.4, 0.9, 6))
 LOW = {f"p{n}": 0.40 + n / 100 for n in range(6)}
 HIGH = {f"p{n}": 0.60 + n / 90 for n in range(6)}
 MIXED = {f"p{n}": value + (0.3 if n % 2 else -0.3) for n, value in enumerate(LOW.values())}

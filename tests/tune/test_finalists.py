@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from phasegpt.config_search import Search
-from phasegpt.statistics import Interval
+from phasegpt.statistics import Gain, Wins
 from tune.finalists import (
     Candidate,
     Finalist,
@@ -104,8 +104,13 @@ def test_a_finalist_is_the_mean_of_its_seeds_paired_with_the_own_values_by_promp
     assert judged.gain is not None
     assert judged.gain.mean == pytest.approx(0.2)
     assert judged.gain.n == 3
+    assert judged.gain.ratio == pytest.approx(0.6 / 0.4)
+    assert judged.gain.wins is not None
+    assert judged.gain.wins.rate == pytest.approx((3.5 / 4 + 3.5 / 4 + 3.5 / 4) / 3)
     assert judged.over_baseline is not None
     assert judged.over_baseline.mean == pytest.approx(0.4)
+    assert judged.over_baseline.wins is not None
+    assert judged.over_baseline.wins.rate == 1.0
 
 
 def test_the_gain_of_a_minimised_objective_is_positive_when_it_falls() -> None:
@@ -113,6 +118,9 @@ def test_the_gain_of_a_minimised_objective_is_positive_when_it_falls() -> None:
     judged = judge(falling, candidate(3, 0.9), [1], [result({"p1": 0.1, "p2": 0.1, "p3": 0.3})], OWN, BASELINE)
     assert judged.gain is not None
     assert judged.gain.mean == pytest.approx(0.7 / 3)
+    assert judged.gain.ratio == pytest.approx(0.5 / 1.2)
+    assert judged.gain.wins is not None
+    assert judged.gain.wins.rate == 1.0
 
 
 def test_a_finalist_over_a_limit_is_not_feasible() -> None:
@@ -127,7 +135,7 @@ def test_an_objective_with_one_number_a_run_has_no_intervals() -> None:
     assert judged.metrics["perplexity"] == 40.0
 
 
-def finalist(number: int, spiral: float, broken: float = -1.0, gain: Interval | None = None) -> Finalist:
+def finalist(number: int, spiral: float, broken: float = -1.0, gain: Gain | None = None) -> Finalist:
     metrics = {"spiral_score": spiral, "perplexity": 40.0}
     return Finalist(number, {}, (1,), [], metrics, {"kl_divergence": broken}, None, gain, None)
 
@@ -139,8 +147,8 @@ def test_the_winner_is_feasible_before_it_is_best_and_ties_go_to_the_earlier_tri
     assert winner(search(objectives={"perplexity": "min"}), [finalist(1, 0.9), finalist(0, 0.1)]).number == 0
 
 
-def interval(mean: float, low: float, high: float) -> Interval:
-    return Interval(mean, low, high, p_positive=0.9, n=12)
+def gain(mean: float, low: float, high: float) -> Gain:
+    return Gain(mean, low, high, p_positive=0.9, n=12, ratio=1.25, wins=Wins(0.75, 0.5, 0.9, 12))
 
 
 @pytest.mark.parametrize(
@@ -148,16 +156,19 @@ def interval(mean: float, low: float, high: float) -> Interval:
     [
         (finalist(0, 0.9), "the config's own values won: no other setting was better"),
         (
-            finalist(3, 0.9, gain=interval(0.1, 0.02, 0.2)),
-            "better than the config's own values: +0.100 [+0.020, +0.200] over 12 prompts",
+            finalist(3, 0.9, gain=gain(0.1, 0.02, 0.2)),
+            "better than the config's own values: +0.100 [+0.020, +0.200] over 12 prompts, ratio 1.25, "
+            "win rate 0.75 [0.50, 0.90]",
         ),
         (
-            finalist(3, 0.9, gain=interval(0.1, -0.02, 0.2)),
-            "not distinguishable from the config's own values: +0.100 [-0.020, +0.200] over 12 prompts",
+            finalist(3, 0.9, gain=gain(0.1, -0.02, 0.2)),
+            "not distinguishable from the config's own values: +0.100 [-0.020, +0.200] over 12 prompts, ratio 1.25, "
+            "win rate 0.75 [0.50, 0.90]",
         ),
         (
-            finalist(3, 0.9, gain=interval(0.1, 0.0, 0.2)),
-            "not distinguishable from the config's own values: +0.100 [+0.000, +0.200] over 12 prompts",
+            finalist(3, 0.9, gain=gain(0.1, 0.0, 0.2)),
+            "not distinguishable from the config's own values: +0.100 [+0.000, +0.200] over 12 prompts, ratio 1.25, "
+            "win rate 0.75 [0.50, 0.90]",
         ),
         (
             finalist(3, 0.9),

@@ -1,12 +1,17 @@
 """The gate by hand: who takes the seat, and why not."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import pytest
 
+from phasegpt.metrics.spiral import spiral_score
+from phasegpt.metrics.text import scorer
 from tests.tune.contenders import HIGH, LOW, MIXED, UNTUNED, evidence
-from tune.gate import RegistryError, decide, model_name
+from tune.gate import Evidence, RegistryError, decide, model_name, rescored
 
 
 def test_an_empty_seat_is_taken_uncontested_with_the_interval_against_the_untuned_model() -> None:
@@ -57,7 +62,7 @@ def test_only_prompts_that_both_answered_count_and_seeds_are_averaged() -> None:
     ("change", "reason"),
     [
         ({"base_model": "other"}, "another base model"),
-        ({"scorer": "v2"}, "of another version"),
+        ({"scorer": "v2"}, "of another version .*, and no stored answers to score again; search anew"),
         ({"scores": {"subtlety": {"p0": [1.0]}}}, "no scores of spiral_score"),
         ({"scores": {"spiral_score": {"elsewhere": [1.0]}}}, "cannot be compared"),
     ],
@@ -65,7 +70,73 @@ def test_only_prompts_that_both_answered_count_and_seeds_are_averaged() -> None:
 def test_what_cannot_be_compared_leaves_the_champion(change: Mapping[str, Any], reason: str) -> None:
     decision = decide(evidence(HIGH), evidence(LOW, **change))
     assert not decision.promote
-    assert reason in decision.reason
+    assert re.search(reason, decision.reason)
+
+
+FLAT = "Walking is the best exercise there is. It strengthens the heart and costs nothing. Everyone should take it up."
+MOVING = (
+    "A garden ought to be left alone, since whatever grows there wants to grow there. But leave it alone for three "
+    "years and you have nettles and nothing else, because one plant has done what you refused to do. Then weeding is "
+    "not the enemy of wildness after all. The gardener who pulls the strongest plant each spring is the only reason "
+    "that the other forty can be wild."
+)
+
+
+def answered(texts: Mapping[str, list[str]], **changes: Any) -> Evidence:
+    """Evidence with these answers whose stored scores are all 0.9, by a scorer of long ago."""
+    scores = {"spiral_score": {prompt: [0.9] * len(given) for prompt, given in texts.items()}}
+    return evidence(LOW, scores=scores, scorer="spiral 0.0 long ago", answers=texts, **changes)
+
+
+def test_answers_are_scored_again_by_the_present_scorer_where_another_one_scored_them() -> None:
+    old = answered({"p0": [FLAT, MOVING], "p1": [FLAT, FLAT]})
+    new = rescored(old, "spiral_score")
+    assert new.scorer == scorer()
+    assert new.scores["spiral_score"] == {
+        "p0": [spiral_score(FLAT), spiral_score(MOVING)],
+        "p1": [spiral_score(FLAT), spiral_score(FLAT)],
+    }
+    assert rescored(new, "spiral_score") is new
+    assert rescored(old, "eval_loss") is old
+    assert rescored(evidence(LOW), "spiral_score").scorer == "v1"
+
+
+def test_after_a_change_of_the_metric_the_champions_stored_answers_decide_and_not_its_old_scores() -> None:
+    ours = rescored(answered({"p0": [MOVING], "p1": [MOVING + " So it goes."]}), "spiral_score")
+    decision = decide(ours, answered({"p0": [FLAT], "p1": [FLAT + " So it goes."]}))
+    assert decision.promote
+    assert f"; the champion's answers were scored again by {scorer()}" in decision.reason
+    assert decision.interval is not None
+    assert decision.interval.n == 2
+    theirs = [spiral_score(FLAT), spiral_score(FLAT + " So it goes.")]
+    mine = [value for (value,) in ours.scores["spiral_score"].values()]
+    assert decision.interval.mean == pytest.approx(fmean(mine) - fmean(theirs))
+    both_old = decide(answered({"p0": [MOVING], "p1": [MOVING]}), answered({"p0": [FLAT], "p1": [FLAT]}))
+    assert both_old.promote
+
+
+def test_another_scorer_does_not_matter_to_a_metric_that_it_does_not_make() -> None:
+    loser, better = evidence(HIGH, "eval_loss", scorer="old"), evidence(LOW, "eval_loss")
+    assert decide(better, loser).promote
+
+
+def test_a_metric_of_ones_own_improves_in_the_direction_that_the_candidate_says() -> None:
+    high, low = evidence(HIGH, "mine:length"), evidence(LOW, "mine:length")
+    assert decide(replace(low, better="min"), high).promote
+    assert decide(replace(high, better="max"), low).promote
+
+
+def test_a_gain_is_told_with_its_ratio_and_its_win_rate() -> None:
+    decision = decide(evidence(HIGH), evidence(LOW))
+    assert re.fullmatch(
+        r"beats the champion in spiral_score: \+0\.\d{4} \[.*\] on 6 prompts, P\(better\) 1\.00, "
+        r"ratio 1\.\d\d, win rate 1\.00 \[0\.\d\d, 1\.00\]",
+        decision.reason,
+    )
+    tied = decide(evidence(LOW), evidence(LOW)).interval
+    assert tied is not None
+    assert tied.wins is not None
+    assert tied.wins.rate == 0.5
 
 
 def test_a_track_is_a_b_or_c() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from phasegpt.forward import PairModel
+from phasegpt.metrics.declared import DECLARED
 from phasegpt.metrics.preference import NAMES, pair_rows
 from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
 from phasegpt.objectives import PairOutputs
@@ -47,6 +48,10 @@ def move(policy: Policy) -> None:
 def rows_of(policy: Policy, shared: SharedWork, pairs: tuple[Pair, ...], batch_size: int = 2) -> list[dict[str, Any]]:
     ids = [pair.id for pair in pairs]
     return list(pair_rows(PairModel(policy), shared, ids, 0.5, batch_size, with_kl=True))
+
+
+def test_the_names_are_the_declared_metrics_of_pairs() -> None:
+    assert set(NAMES) == {name for name, metric in DECLARED.items() if metric.of == "pair"}
 
 
 def test_the_reference_itself_has_no_margin_no_divergence_and_a_loss_of_ln_2(

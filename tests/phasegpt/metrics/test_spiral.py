@@ -1,12 +1,20 @@
-"""Spiral Score on texts written for this file: none of them was used to choose a weight or a word."""
+"""Spiral Score on texts written for this file. No weight was fitted on them.
+
+They are no held-out evidence: rules of 1.0 (what a stray turn phrase may not buy) were mended until they passed.
+"""
 
 import itertools
+import math
 import re
 import statistics
+import time
 
 import pytest
 
-from phasegpt.metrics.spiral import WEIGHTS, explain, spiral_score, weights_hash
+from phasegpt.metrics import spiral
+from phasegpt.metrics.damage import shuffled, stuffed
+from phasegpt.metrics.density import spiral_density
+from phasegpt.metrics.spiral import VERSION, combine, explain_lexical, spiral_lexical, weights, weights_hash
 from phasegpt.metrics.words import sentences_of, stem, words_of
 
 GENUINE = {
@@ -170,7 +178,7 @@ BROKEN = {
 
 
 def _scores(kinds: dict[str, list[str]]) -> list[float]:
-    return [spiral_score(text) for texts in kinds.values() for text in texts]
+    return [spiral_lexical(text) for texts in kinds.values() for text in texts]
 
 
 def _auc(high: list[float], low: list[float]) -> float:
@@ -184,18 +192,18 @@ def _everything() -> list[str]:
 
 @pytest.mark.parametrize("level", list(GENUINE))
 def test_genuine_texts_of_every_level_stand_above_flat_ones(level: str) -> None:
-    assert _auc([spiral_score(text) for text in GENUINE[level]], _scores(FLAT)) >= 0.9
+    assert _auc([spiral_lexical(text) for text in GENUINE[level]], _scores(FLAT)) >= 0.9
 
 
 @pytest.mark.parametrize("kind", list(FLAT))
 def test_every_kind_of_flat_text_stands_below_the_genuine_median(kind: str) -> None:
     median = statistics.median(_scores(GENUINE))
-    assert max(spiral_score(text) for text in FLAT[kind]) < median
+    assert max(spiral_lexical(text) for text in FLAT[kind]) < median
 
 
 @pytest.mark.parametrize("kind", list(BROKEN))
 def test_broken_texts_score_low(kind: str) -> None:
-    scores = [spiral_score(text) for text in BROKEN[kind]]
+    scores = [spiral_lexical(text) for text in BROKEN[kind]]
     assert max(scores) < 0.35
     assert max(scores) < statistics.median(_scores(GENUINE))
 
@@ -206,38 +214,38 @@ def test_a_stray_marker_does_not_raise_a_flat_text(text: str, marker: str) -> No
     sentences = re.split(r"(?<=\.) ", text)
     for i, sentence in enumerate(sentences):
         marked = [*sentences[:i], marker + sentence[0].lower() + sentence[1:], *sentences[i + 1 :]]
-        assert spiral_score(" ".join(marked)) - spiral_score(text) < 0.05
+        assert spiral_lexical(" ".join(marked)) - spiral_lexical(text) < 0.05
 
 
 @pytest.mark.parametrize("text", ["", " \n", "...", "?!", "¿¡", "\x00"])
 def test_a_text_without_words_scores_exactly_zero(text: str) -> None:
-    assert spiral_score(text) == 0.0
+    assert spiral_lexical(text) == 0.0
 
 
 def test_every_score_and_component_lies_between_0_and_1() -> None:
     for text in _everything():
-        found = explain(text)
+        found = explain_lexical(text)
         for value in (found["score"], *found["components"].values(), *found["soundness"].values()):
             assert 0.0 <= value <= 1.0
 
 
 def test_the_same_text_always_gets_the_same_explanation() -> None:
     for text in _everything():
-        assert explain(text) == explain(text)
+        assert explain_lexical(text) == explain_lexical(text)
 
 
 def test_explain_names_the_sentences_it_read() -> None:
-    found = explain(
+    found = explain_lexical(
         "The wall keeps the river out of the fields. It was thought that nothing grew without it, and the mud was the "
         "harvest. A gate in the wall lets the mud come through, so that the harvest pays for the wall."
     )
     assert [sentence.split()[0] for sentence in found["sentences"]] == ["The", "It", "A"]
     assert (found["position"], found["pushback"], found["synthesis"]) == ([0], [1], [2])
-    assert set(found["components"]) | {"bias"} == set(WEIGHTS)
+    assert set(found["components"]) | {"bias"} == set(weights("lexical"))
 
 
 def test_explain_finds_nothing_in_a_text_without_words() -> None:
-    found = explain("")
+    found = explain_lexical("")
     assert (found["sentences"], found["position"], found["pushback"], found["synthesis"]) == ([], [], [], [])
 
 
@@ -249,7 +257,9 @@ def test_a_synthesis_needs_content_of_both_sides() -> None:
         "position only": "A taller wall of stone would keep out more of the river.",
         "neither": "Elsewhere people eat bread and sing about summer.",
     }
-    held = {name: explain(f"{position} {push} {end}")["components"]["integration"] for name, end in ends.items()}
+    held = {
+        name: explain_lexical(f"{position} {push} {end}")["components"]["integration"] for name, end in ends.items()
+    }
     assert held["both"] > 0.4
     assert held["position only"] == held["neither"] == 0.0
 
@@ -257,11 +267,11 @@ def test_a_synthesis_needs_content_of_both_sides() -> None:
 def test_two_flat_texts_end_to_end_are_not_a_dialectic() -> None:
     singles = FLAT["one-sided"]
     joined = [f"{a} {b}" for a, b in itertools.permutations(singles, 2)]
-    assert statistics.mean(map(spiral_score, joined)) - statistics.mean(map(spiral_score, singles)) < 0.15
+    assert statistics.mean(map(spiral_lexical, joined)) - statistics.mean(map(spiral_lexical, singles)) < 0.15
 
 
 def test_a_very_long_text_stays_in_range() -> None:
-    assert 0.0 <= spiral_score(" ".join(_everything())) <= 1.0
+    assert 0.0 <= spiral_lexical(" ".join(_everything())) <= 1.0
 
 
 def test_reading_cuts_each_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,14 +281,87 @@ def test_reading_cuts_each_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(text)
         return sentences_of(text)
 
-    monkeypatch.setattr("phasegpt.metrics.spiral.sentences_of", counted)
-    spiral_score(GENUINE["explicit"][0])
+    monkeypatch.setattr("phasegpt.metrics.components.sentences_of", counted)
+    spiral_lexical(GENUINE["explicit"][0])
     assert len(calls) == 1
 
 
 def test_the_weights_hash_names_this_table() -> None:
     assert re.fullmatch(r"[0-9a-f]{12}", weights_hash())
     assert weights_hash() == weights_hash()
+    assert VERSION == spiral.weights_version() == "1.0"
+
+
+def test_the_weights_hash_changes_with_a_word_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights_hash()
+    monkeypatch.setattr("phasegpt.metrics.words.CONNECTIVES", frozenset({"but"}))
+    assert weights_hash() != before
+
+
+def test_scores_are_combined_by_a_logistic_sum() -> None:
+    assert combine({"a": 1.0, "b": 0.5}, {"bias": -1.0, "a": 2.0, "b": 0.0}) == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+def test_a_weight_without_its_component_is_named() -> None:
+    with pytest.raises(KeyError, match="integration"):
+        combine({}, {"integration": 1.0})
+
+
+def test_an_unknown_set_of_weights_is_named() -> None:
+    with pytest.raises(KeyError, match="telepathic"):
+        weights("telepathic")
+
+
+def test_no_weight_is_negative() -> None:
+    assert all(weight >= 0 for name, weight in weights("lexical").items() if name != "bias")
+
+
+def test_the_lexical_score_is_the_score_that_explain_explains() -> None:
+    text = GENUINE["moderate"][1]
+    assert spiral_lexical(text) == explain_lexical(text)["score"]
+
+
+@pytest.mark.parametrize(
+    "opening", ["It turned out that ", "Nothing was as it seemed, and ", "On the other hand, ", "At the same time, "]
+)
+@pytest.mark.parametrize("every", [1, 3])
+def test_turn_phrases_without_content_of_their_own_buy_nothing(opening: str, every: int) -> None:
+    for text in FLAT["one-sided"]:
+        assert spiral_lexical(stuffed(text, [opening], every)) - spiral_lexical(text) < 0.05
+
+
+def test_most_genuine_texts_stand_above_their_own_sentences_shuffled() -> None:
+    texts = [text for texts in GENUINE.values() for text in texts]
+    wins = [spiral_lexical(text) > spiral_lexical(shuffled(text, seed)) for text in texts for seed in range(5)]
+    assert statistics.mean(wins) >= 0.6
+
+
+def test_an_opening_that_leans_on_nothing_is_out_of_place() -> None:
+    true = "A wall kept the river out of the fields. But the fields stopped growing. So they cut a gate in it."
+    moved = "But the fields stopped growing. So they cut a gate in it. A wall kept the river out of the fields."
+    assert explain_lexical(true)["components"]["order"] > explain_lexical(moved)["components"]["order"]
+
+
+def test_two_sentences_have_no_order_to_judge() -> None:
+    assert explain_lexical("A wall kept the river out. The fields stopped growing.")["components"]["order"] == 0.5
+
+
+def test_density_counts_pushback_and_synthesis_in_a_hundred_words() -> None:
+    text = (
+        "The wall keeps the river out of the fields. It was thought that nothing grew without it, and the mud was the "
+        "harvest. A gate in the wall lets the mud come through, so that the harvest pays for the wall."
+    )
+    assert len(words_of(text)) == 41
+    assert spiral_density(text) == pytest.approx(100 * 2 / 41)
+    assert spiral_density("") == 0.0
+
+
+def test_an_explanation_takes_a_few_milliseconds() -> None:
+    text = " ".join(GENUINE["moderate"])
+    start = time.process_time()
+    for _ in range(20):
+        explain_lexical(text)
+    assert (time.process_time() - start) / 20 < 0.02
 
 
 def test_forms_of_a_word_share_a_stem_and_different_words_do_not() -> None:
