@@ -55,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from phasegpt.base_model import ModelError
     from phasegpt.config_errors import ConfigError
     from tune.request import RequestError
+    from tune.spool import TrackingError
 
     try:
         return _main(options)
-    except (ConfigError, RequestError, ModelError) as error:
+    except (ConfigError, RequestError, ModelError, TrackingError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -77,11 +78,14 @@ def _main(options: argparse.Namespace) -> int:
     from phasegpt.base_model import resolve_base
     from phasegpt.config_io import load_tree, project_root
     from tune.request import check_data, choose_profile, has_gpu, storage_folder
+    from tune.wandb_sink import require_wandb
 
     profile, reason = choose_profile(options.profile, has_gpu())
     tree = load_tree(options.config, profile, overrides(options))
     config = tree.typed()
     check_data(config)
+    if config.logging.use_wandb:
+        require_wandb()
     for line in (reason, *tree.warnings()):
         print(line, file=sys.stderr)
     if options.plan:
@@ -89,7 +93,22 @@ def _main(options: argparse.Namespace) -> int:
         return DONE
     resolve_base(config.model.base_model, project_root())
     name = options.name or f"{config.experiment.name or Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return _run(config, name, storage_folder(options.storage), options.tracking_uri)
+    storage = storage_folder(options.storage)
+    return _run(_with_reference(config, storage, options.tracking_uri), name, storage, options.tracking_uri)
+
+
+def _with_reference(config: "Config", storage: Path, uri: str | None) -> "Config":
+    """The config with a reference from the registry fetched and named by its version."""
+    from phasegpt.checkpoints import with_fetched_reference
+    from phasegpt.config_io import project_root
+    from phasegpt.runs import references_of, run_paths
+    from tune.delivery import tracking_uri
+
+    shared_work = run_paths(storage, track_of(config), "any").shared_work
+    fetched = with_fetched_reference(config, references_of(shared_work), tracking_uri(project_root(), uri))
+    if fetched is not config:
+        print(f"training.reference_model is {fetched.training.reference_model}", file=sys.stderr)
+    return fetched
 
 
 def track_of(config: "Config") -> str:
@@ -109,6 +128,7 @@ def _plan_text(config: "Config") -> str:
 
 def _run(config: "Config", name: str, storage: Path, uri: str | None) -> int:
     from phasegpt.config_io import project_root
+    from phasegpt.metrics.text import scorer
     from phasegpt.runs import run_paths
     from tune.delivery import tracking_uri
     from tune.spool import SPOOL
@@ -119,6 +139,7 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None) -> int:
     spool = paths.log.with_suffix("") / SPOOL
     tracker = Tracker(tracking_uri(project_root(), uri), config.logging.wandb_project, spool)
     tags = {"track": track, "kind": "run", "method": config.training.method, "base_model": config.model.base_model}
+    tags["scorer"] = scorer()
     tracker.run(name, name, tags=tags, params=flat_params({k: v for k, v in config.dump().items() if k != "search"}))
     logging.getLogger("phasegpt").propagate = False
     try:

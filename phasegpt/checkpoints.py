@@ -1,19 +1,68 @@
-"""A saved checkpoint opened to generate: an adapter folder, a run's folder, or a registry address."""
+"""A saved model by its address: an adapter folder, a run's folder, an MLflow run, a registry address, or a base model.
 
-import json
+Says where the adapter lies, what config and result its run wrote, and opens it to generate. Knows nothing of the suite.
+"""
+
+import logging
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phasegpt.base_model import ModelError
-from phasegpt.config_io import project_root
+from filelock import FileLock
+
+from phasegpt.adapters import ADAPTER_CONFIG, check_adapter
+from phasegpt.base_model import BUNDLED, ModelError
+from phasegpt.checkpoint_files import ADAPTER
+from phasegpt.config import Config
+from phasegpt.config_io import project_root, resolve
 from phasegpt.evaluate import generate
+from phasegpt.files import read_json, whole_folder
 from phasegpt.models import Policy, load_base, load_policy
-from phasegpt.trainer import ADAPTER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+BASE = "base"
+REGISTRY = "models:/"
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+FORMS = "an adapter folder, a run's folder, an MLflow run id, models:/NAME@ALIAS, models:/NAME/VERSION, or base"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that can be opened: `adapter` on `base_model`, or that base model untuned where `adapter` is None.
+
+    `address` names it for good: a registry alias has become its version. `base_model` is None for the address `base`:
+    the base model of whatever it is judged beside. `config_file` and `result` are what its run wrote, where they lie
+    with it.
+    """
+
+    address: str
+    adapter: Path | None
+    base_model: str | None
+    config_file: Path | None = None
+    result: Path | None = None
+
+
+def locate(address: str, work: Path, uri: str | None = None) -> Checkpoint:
+    """The checkpoint at `address`; what MLflow at `uri` holds is downloaded below `work`. Raises ModelError."""
+    if address == BASE:
+        return Checkpoint(BASE, None, None)
+    if address.startswith(REGISTRY):
+        return _registered(pinned(address, uri), work, uri)
+    if RUN_ID.fullmatch(address):
+        return _of_run(address, work, uri)
+    folder = next((place for place in (Path(address).expanduser(), resolve(address)) if place.is_dir()), None)
+    if folder is not None and not (folder / "config.json").is_file():
+        return _in_folder(address, folder)
+    if folder is None and not _is_model_name(address):
+        raise ModelError(f"{address}: no such checkpoint; expected {FORMS}")
+    return Checkpoint(address, None, address)
 
 
 def answers(address: str, prompts: Sequence[str], max_new_tokens: int, work: Path, uri: str | None) -> list[str]:
@@ -22,43 +71,174 @@ def answers(address: str, prompts: Sequence[str], max_new_tokens: int, work: Pat
 
 
 def open_checkpoint(address: str, work: Path, uri: str | None = None) -> Policy:
-    """The policy of `address` (a folder, or models:/NAME@ALIAS) on the base model that its adapter names."""
-    folder = _adapter_folder(fetch(address, work, uri) if address.startswith("models:/") else Path(address))
-    name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    return load_policy(load_base(name, project_root()), folder)
+    """The policy at `address` on the base model that its adapter names. Raises ModelError where there is no adapter."""
+    found = locate(address, work, uri)
+    if found.adapter is None or found.base_model is None:
+        raise ModelError(f"{address}: an untuned model, without an adapter; expected {FORMS.removesuffix(', or base')}")
+    return load_policy(load_base(found.base_model, project_root()), found.adapter)
+
+
+def pinned(address: str, uri: str | None = None) -> str:
+    """A registry address by version, models:/NAME/3, which stays when the alias moves. Raises ModelError."""
+    name, at, alias = address.removeprefix(REGISTRY).partition("@")
+    if not at:
+        return address
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return f"{REGISTRY}{name}/{_client(uri).get_model_version_by_alias(name, alias).version}"
+    except MlflowException as error:
+        raise _no_such_model(address, error) from error
 
 
 def fetch(address: str, work: Path, uri: str | None) -> Path:
     """Download a registered model to `work`. Raises ModelError where the registry has none at this address."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # eleven small files
-    from mlflow import MlflowClient
-    from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
-    client = MlflowClient(tracking, tracking)
+    client, version = _client(uri), pinned(address, uri)
+    name, _, number = version.removeprefix(REGISTRY).partition("/")
     try:
         # by its source: for a models:/ address MLflow 3.17 asks the process's own registry, whatever tracking_uri says
-        source = client.get_model_version_download_uri(*_name_and_version(client, address))
-        return Path(download_artifacts(artifact_uri=source, dst_path=str(work), tracking_uri=tracking))
-    except MlflowException as error:
-        raise ModelError(f"{address}: the registry has no such model ({error.message}); run a search first") from error
+        return _download(client, client.get_model_version_download_uri(name, number), work)
+    except (MlflowException, OSError) as error:
+        raise _no_such_model(address, error) from error
 
 
-def _name_and_version(client: "MlflowClient", address: str) -> tuple[str, str]:
-    """What models:/NAME@ALIAS or models:/NAME/VERSION names."""
-    name, _, alias = address.removeprefix("models:/").partition("@")
-    if alias:
-        return name, str(client.get_model_version_by_alias(name, alias).version)
-    name, _, version = name.partition("/")
-    return name, version
+def is_registered(name: str) -> bool:
+    """Whether a name is an address of the model registry."""
+    return name.startswith(REGISTRY)
+
+
+def with_fetched_reference(config: Config, work: Path, uri: str | None = None) -> Config:
+    """A config whose `training.reference_model`, where the registry has it, is named by version and lies in `work`.
+
+    Called once, where a run or a search begins: every trial then has the same reference though the alias may move, and
+    none asks the registry. Raises ModelError as `reference_folder` does.
+    """
+    name = config.training.reference_model
+    if not name or not is_registered(name):
+        return config
+    version = pinned(name, uri)
+    reference_folder(version, work, config.model.base_model, uri)
+    return config.model_copy(update={"training": config.training.model_copy(update={"reference_model": version})})
+
+
+def reference_folder(name: str, work: Path, base_model: str, uri: str | None = None) -> Path:
+    """The adapter folder that `training.reference_model` names, checked to be one of `base_model`.
+
+    A folder is taken as it is; a registry address is downloaded once to `work`, by version: `pinned` gives the version
+    for the record. Raises ModelError where there is no such model or folder, or where it is of another base model.
+    """
+    try:
+        folder = _cached(pinned(name, uri), work, uri) if name.startswith(REGISTRY) else resolve(name)
+        check_adapter(folder, base_model)
+    except ModelError as error:
+        raise ModelError(f"training.reference_model: {error}") from error
+    return folder
+
+
+def _cached(version: str, work: Path, uri: str | None) -> Path:
+    """The adapter of models:/NAME/VERSION in the cache `work`; others that need it at once wait for it."""
+    folder = work / version.removeprefix(REGISTRY)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory() as download, whole_folder(folder) as stage:
+                shutil.copytree(_adapter_folder(fetch(version, Path(download), uri)), stage, dirs_exist_ok=True)
+    return folder
+
+
+def _registered(version: str, work: Path, uri: str | None) -> Checkpoint:
+    adapter = _adapter_folder(fetch(version, work / "registered", uri))
+    return Checkpoint(version, adapter, _base_of(adapter), _file(adapter.with_name("config.json")))
+
+
+def _of_run(run_id: str, work: Path, uri: str | None) -> Checkpoint:
+    folder = _fetch_run(run_id, work, uri)
+    adapter, config_file = folder / "adapter", _file(folder / "config" / "config.yaml")
+    return Checkpoint(run_id, adapter, _base_of(adapter), config_file, next((folder / "result").glob("*.json"), None))
+
+
+def _in_folder(address: str, folder: Path) -> Checkpoint:
+    """The checkpoint in a folder: an adapter, a run with its chosen one, or one of a run's checkpoints."""
+    adapter = _adapter_folder(folder.resolve())
+    run = next((place for place in adapter.parents[:2] if (place / "run.json").is_file()), None)
+    if run is None:
+        return Checkpoint(address, adapter, _base_of(adapter))
+    result = _result_of(run) if adapter == run / ADAPTER else None
+    return Checkpoint(address, adapter, _base_of(adapter), _file(run / "config.yaml"), result)
+
+
+def _base_of(adapter: Path) -> str:
+    """The base model that an adapter names."""
+    try:
+        return str(read_json(adapter / ADAPTER_CONFIG)["base_model_name_or_path"])
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{adapter / ADAPTER_CONFIG} names no base model ({error}); save the adapter again") from error
+
+
+def _file(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _result_of(run: Path) -> Path | None:
+    """The result of the run whose checkpoints lie in `run`, where both lie as `run_paths` lays them."""
+    parts = run.parts
+    if "checkpoints" not in parts:
+        return None
+    place = len(parts) - 1 - parts[::-1].index("checkpoints")
+    return _file(Path(*parts[:place], "results", *parts[place + 1 : -1], f"{parts[-1]}.json"))
 
 
 def _adapter_folder(folder: Path) -> Path:
     places = (folder, folder / ADAPTER, folder / "data" / "phasegpt" / "adapter")
-    found = next((place for place in places if (place / "adapter_config.json").is_file()), None)
+    found = next((place for place in places if (place / ADAPTER_CONFIG).is_file()), None)
     if found is None:
-        raise ModelError(
-            f"{folder}: no adapter there (expected adapter_config.json, or a run's folder with {ADAPTER}/)"
-        )
+        raise ModelError(f"{folder}: no adapter there (expected {ADAPTER_CONFIG}, or a run's folder with {ADAPTER}/)")
     return found
+
+
+def _is_model_name(address: str) -> bool:
+    """Whether an address that is no folder can name a base model: the bundled one, or OWNER/NAME on the hub."""
+    is_in_a_folder = any(path.parent.is_dir() for path in (Path(address), resolve(address)))
+    return address == BUNDLED or (address.count("/") == 1 and not is_in_a_folder)
+
+
+def _fetch_run(run_id: str, work: Path, uri: str | None) -> Path:
+    """What MLflow keeps of a run, as a folder with adapter/, config/ and result/."""
+    from mlflow.exceptions import MlflowException
+
+    client, folder = _client(uri), work / run_id
+    try:
+        run = client.get_run(run_id)
+        kept = {file.path for file in client.list_artifacts(run_id)}
+        if "adapter" not in kept:
+            raise ModelError(f"{run_id}: the run {run.info.run_name} keeps no adapter; give the id of a finished trial")
+        for part in sorted(kept & {"adapter", "config", "result"}):
+            _download(client, f"{run.info.artifact_uri}/{part}", folder)
+    except (MlflowException, OSError) as error:
+        raise ModelError(f"{run_id}: MLflow has no such run ({error}); --tracking-uri names another MLflow") from error
+    return folder
+
+
+def _download(client: "MlflowClient", source: str, to: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    to.mkdir(parents=True, exist_ok=True)
+    return Path(download_artifacts(artifact_uri=source, dst_path=str(to), tracking_uri=client.tracking_uri))
+
+
+def _client(uri: str | None) -> "MlflowClient":
+    """A quiet client of `uri`, else $MLFLOW_TRACKING_URI, else mlflow.db in the project."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # eleven small files
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    return MlflowClient(tracking, tracking)
+
+
+def _no_such_model(address: str, error: Exception) -> ModelError:
+    return ModelError(f"{address}: the registry has no such model ({error}); run a search first")

@@ -7,9 +7,11 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from phasegpt.evaluation_cli import add_commands
 
 if TYPE_CHECKING:
     from phasegpt.data_checks import Rules
@@ -18,6 +20,8 @@ BAD_INPUT = 2
 EXAMPLES = """examples:
   python -m phasegpt generate --checkpoint models:/phasegpt-track-b@champion "Why do people keep diaries?"
   python -m phasegpt generate --checkpoint checkpoints/v14/track_b/NAME/trial-003/adapter_model < prompts.txt
+  python -m phasegpt evaluate --checkpoint checkpoints/v14/track_b/NAME/trial-003
+  python -m phasegpt compare base models:/phasegpt-track-b@champion --out comparison.html
   python -m phasegpt data validate my_pairs.jsonl --config my_track.yaml
   python -m phasegpt data stats trl-lib/ultrafeedback_binarized
 """
@@ -32,20 +36,23 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True)
     generate = commands.add_parser("generate", help="answer prompts with a checkpoint")
     generate.add_argument(
-        "--checkpoint", required=True, metavar="DIR|models:/…", help="an adapter folder or a registry address"
+        "--checkpoint", required=True, metavar="ADDRESS", help="adapter or run folder, MLflow run id, or models:/…"
     )
     generate.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
     generate.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow of a registry address (default: mlflow.db here)"
+        "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else mlflow.db here)"
     )
     generate.add_argument(
         "prompt", nargs="*", metavar="PROMPT", help="prompts; without any, one a line from standard input"
     )
+    generate.set_defaults(run=_generate_or_say_why_not)
+    add_commands(commands)
     _add_data(commands.add_parser("data", help="check preference data, or count it"))
     return p
 
 
 def _add_data(p: argparse.ArgumentParser) -> None:
+    p.set_defaults(run=_data)
     commands = p.add_subparsers(dest="data_command", required=True)
     for name, about in (
         ("validate", "every error and warning of a file"),
@@ -62,7 +69,7 @@ def _add_data(p: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; messages are for people."""
     options = parser().parse_args(argv)
-    run = _data if options.command == "data" else _generate_or_say_why_not
+    run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from phasegpt.config import KEYS, USED_BY, Config, config_hash, unused, value_at
+from phasegpt.config import KEYS, MAY_BE_UNUSED, Config, config_hash, unused, value_at
 from phasegpt.config_errors import ConfigError, Problem, describe, nearest
 from phasegpt.files import write_text
 from phasegpt.key_paths import KeyPath, drop, get, lay, leaves, show, split
@@ -35,8 +35,9 @@ STAND_INS: dict[KeyPath, dict[str, Any]] = {
     ("training", "method"): {"training.method": "kto", "training.kto_lambda": 0.1},  # kto reads every key
     ("training", "kto_lambda"): {"training.kto_lambda": 0.1},
     ("training", "preference_dataset"): {"training.preference_dataset": "-"},
+    ("training", "gradient_accumulation_steps"): {"training.gradient_accumulation_steps": 1},  # kto_unpaired refuses 8
 }
-"""What stands in for a refused value without a default while the problems behind it are looked for."""
+"""What stands in for a refused value that has no default, or one that may be refused too, for the next look."""
 
 PASSES = 5
 """Looks taken at a config, each after dropping what the last one refused: keys, sections, then the whole."""
@@ -156,7 +157,7 @@ class Tree:
         config, problems = self._checked()
         if config is None or problems:
             return ()
-        written = [key for key in USED_BY if value_at(config, key) != KEYS[key].default]
+        written = [key for key in MAY_BE_UNUSED if value_at(config, key) != KEYS[key].default]
         idle = [self._problem(key, reason) for key in written if (reason := unused(config, key))]
         return tuple(map(str, [*idle, *self._missing_reference(config)]))
 
@@ -196,7 +197,7 @@ class Tree:
 
     def _missing_reference(self, config: Config) -> Iterator[Problem]:
         name = config.training.reference_model
-        if name and not os.path.isdir(resolve(name)):
+        if name and not name.startswith("models:/") and not os.path.isdir(resolve(name)):
             cure = (
                 "dpo takes the base model" if config.training.method == "dpo" else "train it first, or set it to null"
             )

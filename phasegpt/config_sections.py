@@ -20,6 +20,7 @@ from phasegpt.config_types import (
     Text,
     Texts,
 )
+from phasegpt.key_paths import KeyPath
 
 
 class Lora(Part):
@@ -32,6 +33,14 @@ class Lora(Part):
     bias: Literal["none", "all", "lora_only"] = "none"
     task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
     layers_to_transform: LoraLayers = None
+
+    def problems(self) -> Problems:
+        if self.bias != "none":
+            yield (
+                "bias",
+                f"{self.bias} would train the base model's own biases, which taking the adapter off does not undo: the "
+                f"reference would move with the policy; take none",
+            )
 
 
 class Model(Part):
@@ -64,6 +73,12 @@ class LambdaSchedule(Part):
     final_lambda: NotNegative | None = None
     schedule_type: Literal["linear", "cosine"] = "linear"
 
+    def problems(self) -> Problems:
+        ends = {"initial_lambda": self.initial_lambda, "final_lambda": self.final_lambda}
+        missing = [name for name, value in ends.items() if value is None]
+        if self.enabled and missing:
+            yield "enabled", f"a schedule needs both ends; give {' and '.join(missing)} beside it, e.g. 0.5 and 0.05"
+
 
 class KtoConfig(Part):
     """The divergence that `kto` adds to the DPO loss."""
@@ -88,11 +103,20 @@ class Curriculum(Part):
     enabled: bool = False
     stages: Annotated[tuple[CurriculumStage, ...], Strict(False)] = ()
 
+    @property
+    def active(self) -> tuple[CurriculumStage, ...]:
+        """The stages of a curriculum that is enabled; none where it is not."""
+        return self.stages if self.enabled else ()
+
+    def problems(self) -> Problems:
+        if self.enabled and not self.stages:
+            yield "enabled", "a curriculum needs stages; give some, e.g. {name: easy, epochs: 1, data_fraction: 0.3}"
+
 
 class Stage(Part):
     """What phase_a or phase_b sets differently from `training`; None keeps training's value."""
 
-    method: Literal["lora", "dpo", "kto"] | None = None
+    method: Literal["lora", "dpo", "kto", "kto_unpaired"] | None = None
     num_epochs: Count | None = None
     max_steps: Count | None = None
     learning_rate: Positive | None = None
@@ -119,6 +143,8 @@ class Training(Part):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     kto_lambda: NotNegative | None = None
     kto_config: KtoConfig = KtoConfig()
+    desirable_weight: Positive = 1.0
+    undesirable_weight: Positive = 1.0
     learning_rate: Positive = 5e-5
     num_epochs: Count = 3
     max_steps: Count | None = None
@@ -139,8 +165,18 @@ class Training(Part):
     distributed: Distributed = Distributed()
 
     def problems(self) -> Problems:
-        if self.method == "kto" and self.kto_lambda is None:
+        scheduled = self.kto_config.lambda_schedule.enabled
+        if self.method == "kto" and self.kto_lambda is None and not scheduled:
             yield "kto_lambda", "method kto needs a weight; give training.kto_lambda, e.g. 0.1"
+        if scheduled:
+            yield from self._schedule_problems()
+        if is_text(self.preference_dataset):
+            yield from self._text_problems()
+        if self.curriculum_learning.enabled and self.method == "kto_unpaired":
+            yield (
+                ("curriculum_learning", "enabled"),
+                "kto_unpaired trains on answers, and the order from easy to hard is one of pairs; set it to false",
+            )
         if self.fp16 and self.bf16:
             yield "bf16", "fp16 and bf16 are both true; choose one"
         if self.max_prompt_length >= self.max_length:
@@ -148,7 +184,39 @@ class Training(Part):
                 "max_prompt_length",
                 f"expected fewer tokens than max_length ({self.max_length}), found {self.max_prompt_length}",
             )
+        if self.method == "kto_unpaired":
+            yield from self._baseline_problems()
         yield from self._phase_problems()
+
+    def _text_problems(self) -> Problems:
+        if self.method != "lora" or self.phase_b is not None:
+            yield "preference_dataset", f"a text holds no preferences; only method lora takes one, found {self.method}"
+        elif self.curriculum_learning.enabled:
+            yield ("curriculum_learning", "enabled"), "a text has no easy and hard pairs; set it to false"
+
+    def _schedule_problems(self) -> Problems:
+        place = ("kto_config", "lambda_schedule", "enabled")
+        if self.method != "kto":
+            yield place, f"only method kto has a λ that can move, found method {self.method}; remove the schedule"
+        elif self.kto_lambda is not None:
+            yield place, f"the schedule sets λ, and so does kto_lambda ({self.kto_lambda}); set kto_lambda to null"
+
+    def _baseline_problems(self) -> Problems:
+        """kto_unpaired estimates its KL baseline from the rows of one batch, which is then the whole step."""
+        phase = self.phase_b or Stage()
+        batch_size = phase.batch_size or self.batch_size
+        if batch_size < 2:
+            yield (
+                _place("batch_size", phase.batch_size),
+                f"kto_unpaired pairs each prompt with another row's answer; expected at least 2, found {batch_size}",
+            )
+        accumulation = phase.gradient_accumulation_steps or self.gradient_accumulation_steps
+        if accumulation != 1:
+            yield (
+                _place("gradient_accumulation_steps", phase.gradient_accumulation_steps),
+                f"the KL baseline of kto_unpaired is a statistic of one batch, so that several small batches are no "
+                f"large one; expected 1, found {accumulation}; raise batch_size instead",
+            )
 
     def _phase_problems(self) -> Problems:
         if (self.phase_a is None) != (self.phase_b is None):
@@ -162,7 +230,17 @@ class Training(Part):
                 f"expected the method of training ({self.method}), found {self.phase_b.method}; make them equal",
             )
         if self.phase_b and self.method == "lora":
-            yield "method", "expected dpo or kto beside phase_b, found lora"
+            yield "method", "expected dpo, kto or kto_unpaired beside phase_b, found lora"
+
+
+def is_text(source: str) -> bool:
+    """Whether a dataset is a plain text to fine-tune on, by its name: it ends in .txt."""
+    return source.endswith(".txt")
+
+
+def _place(key: str, of_phase: int | None) -> str | KeyPath:
+    """Where a value that phase_b may replace was given."""
+    return key if of_phase is None else ("phase_b", key)
 
 
 class Data(Part):

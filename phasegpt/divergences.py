@@ -6,8 +6,8 @@ size of a hidden state for each token, taken on the way. Nothing here knows of m
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -111,22 +111,15 @@ class _TokenStatistics(torch.autograd.Function):
         temperature: float,
         chunk: int,
     ) -> tuple[Tensor, Tensor | None]:
-        wanted = ctx.needs_input_grad[0]
-        parts = [
+        out = _Statistics.empty(hidden, with_gradients=ctx.needs_input_grad[0], with_divergences=reference is not None)
+        for begin in range(0, len(hidden), chunk):
+            span = slice(begin, begin + chunk)
             _chunk(
-                hidden[begin : begin + chunk],
-                targets[begin : begin + chunk],
-                head,
-                None if reference is None else reference[begin : begin + chunk],
-                kind,
-                temperature,
-                wanted,
-            )
-            for begin in range(0, max(1, len(hidden)), chunk)
-        ]
-        logp_gradients, divergences, divergence_gradients = (_joined([part[i] for part in parts]) for i in (1, 2, 3))
-        ctx.save_for_backward(logp_gradients, divergence_gradients)
-        return torch.cat([part[0] for part in parts]), divergences
+                hidden[span], targets[span], head, None if reference is None else reference[span], kind, temperature,
+                out.of(span),
+            )  # fmt: skip
+        ctx.save_for_backward(out.logp_gradients, out.divergence_gradients)
+        return out.logps, out.divergences
 
     @staticmethod
     @once_differentiable
@@ -138,9 +131,33 @@ class _TokenStatistics(torch.autograd.Function):
         return gradient, None, None, None, None, None, None
 
 
-def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    there = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(there) if there else None
+@dataclass(frozen=True)
+class _Statistics:
+    """What is found of N tokens: log-probs [N], divergences [N], and for each the gradient on its hidden state [N, d].
+
+    Made before the chunks are, since small results between large temporaries would break the heap into pieces that
+    no later chunk fits (seen: 0.6 MB more for every token).
+    """
+
+    logps: Tensor
+    divergences: Tensor | None
+    logp_gradients: Tensor | None
+    divergence_gradients: Tensor | None
+
+    @classmethod
+    def empty(cls, hidden: Tensor, *, with_gradients: bool, with_divergences: bool) -> Self:
+        values = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        return cls(
+            values,
+            torch.empty_like(values) if with_divergences else None,
+            torch.empty_like(hidden) if with_gradients else None,
+            torch.empty_like(hidden) if with_gradients and with_divergences else None,
+        )
+
+    def of(self, span: slice) -> "_Statistics":
+        """The part of some tokens; writing to it writes to the whole."""
+        parts = (self.divergences, self.logp_gradients, self.divergence_gradients)
+        return _Statistics(self.logps[span], *(None if part is None else part[span] for part in parts))
 
 
 def _chunk(
@@ -150,26 +167,24 @@ def _chunk(
     reference: Tensor | None,
     kind: str,
     temperature: float,
-    with_gradients: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Of n tokens: log-probs [n], their gradients [n, d], divergences [n], theirs [n, d]; None where not wanted."""
+    out: _Statistics,
+) -> None:
+    """Fill `out` for some tokens."""
     logits = _logits(policy, head)
     log_p = torch.log_softmax(logits, dim=-1)
-    logps = log_p.gather(-1, targets[:, None])[:, 0]
-    divergences = divergence_gradients = logp_gradients = None
-    if reference is not None:
+    out.logps.copy_(log_p.gather(-1, targets[:, None])[:, 0])
+    if reference is not None and out.divergences is not None:
         reference_logits = _logits(reference.to(policy.dtype), head)
         if temperature != 1.0:  # at 1 the policy's softmax is there already
             logits, reference_logits = logits / temperature, reference_logits / temperature
         tempered = log_p if temperature == 1.0 else torch.log_softmax(logits, dim=-1)
         log_q = torch.log_softmax(reference_logits, dim=-1)
-        divergences = _between(tempered, log_q, kind)
-        if with_gradients:
-            by_logits = _logit_gradient(tempered, log_q, kind, divergences) / temperature
-            divergence_gradients = (by_logits.to(head.dtype) @ head).to(policy.dtype)
-    if with_gradients:
-        logp_gradients = (head[targets] - log_p.exp_().to(head.dtype) @ head).to(policy.dtype)
-    return logps, logp_gradients, divergences, divergence_gradients
+        out.divergences.copy_(_between(tempered, log_q, kind))
+        if out.divergence_gradients is not None:
+            by_logits = _logit_gradient(tempered, log_q, kind, out.divergences) / temperature
+            out.divergence_gradients.copy_(by_logits.to(head.dtype) @ head)
+    if out.logp_gradients is not None:
+        out.logp_gradients.copy_(head[targets] - log_p.exp_().to(head.dtype) @ head)
 
 
 def _logits(hidden: Tensor, head: Tensor) -> Tensor:

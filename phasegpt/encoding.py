@@ -1,4 +1,4 @@
-"""Pairs as token ids: the chat template, truncation that keeps the answer, and batches padded on the right."""
+"""Answers as token ids: the chat template, truncation that keeps the answer, and batches padded on the right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from phasegpt.pairs import Pair
+from phasegpt.pairs import Pair, UnpairedRow
+
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -15,9 +17,19 @@ class EncodedPair:
     """Token ids of one pair. A sequence is prompt + completion; `cut_tokens` counts what truncation took away."""
 
     id: str
-    prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
+    prompt: Tokens
+    chosen: Tokens
+    rejected: Tokens
+    cut_tokens: int
+
+
+@dataclass(frozen=True)
+class EncodedAnswer:
+    """Token ids of one unpaired answer; the fields mean what they mean in `EncodedPair`."""
+
+    id: str
+    prompt: Tokens
+    completion: Tokens
     cut_tokens: int
 
 
@@ -45,17 +57,34 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: Pair, max_length: int,
     A prompt over `max_prompt_length` loses its beginning, an answer over the room left loses its end. Raises
     ValueError where `max_length` leaves no room for an answer.
     """
-    prompt = prompt_ids(tokenizer, pair.prompt)
-    kept_prompt = prompt[-max_prompt_length:]
+    answers = (pair.chosen, pair.rejected)
+    prompt, (chosen, rejected), cut = _fitted(tokenizer, pair.prompt, answers, max_length, max_prompt_length)
+    return EncodedPair(pair.id, prompt, chosen, rejected, cut)
+
+
+def encode_answer(
+    tokenizer: PreTrainedTokenizerBase, row: UnpairedRow, max_length: int, max_prompt_length: int
+) -> EncodedAnswer:
+    """Encode an unpaired answer; truncation and errors as in `encode_pair`."""
+    prompt, (completion,), cut = _fitted(tokenizer, row.prompt, (row.completion,), max_length, max_prompt_length)
+    return EncodedAnswer(row.id, prompt, completion, cut)
+
+
+def _fitted(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answers: Sequence[str], max_length: int, max_prompt_length: int
+) -> tuple[Tokens, list[Tokens], int]:
+    """A prompt and its answers within the lengths, and how many tokens that took."""
+    whole = prompt_ids(tokenizer, prompt)
+    kept_prompt = whole[-max_prompt_length:]
     room = max_length - len(kept_prompt)
     if room < 1:
         raise ValueError(
             f"training.max_length {max_length} leaves no room for an answer behind {len(kept_prompt)} prompt tokens"
         )
-    answers = [completion_ids(tokenizer, pair.prompt, text) for text in (pair.chosen, pair.rejected)]
-    kept = [tuple(answer[:room]) for answer in answers]
-    cut = len(prompt) - len(kept_prompt) + sum(len(a) - len(k) for a, k in zip(answers, kept, strict=True))
-    return EncodedPair(pair.id, tuple(kept_prompt), kept[0], kept[1], cut)
+    completions = [completion_ids(tokenizer, prompt, text) for text in answers]
+    kept = [tuple(completion[:room]) for completion in completions]
+    cut = len(whole) - len(kept_prompt) + sum(len(c) - len(k) for c, k in zip(completions, kept, strict=True))
+    return tuple(kept_prompt), kept, cut
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -70,9 +99,8 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int, left: bool = False) -> 
     return ids, mask
 
 
-def pair_batch(pairs: Sequence[EncodedPair], pad_id: int) -> dict[str, Tensor]:
-    """One batch of B pairs: ids, attention mask and completion mask, each [2B, T], chosen sequences first."""
-    sequences = [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
+def sequence_batch(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int) -> dict[str, Tensor]:
+    """A batch of S (prompt, completion) sequences: ids, attention mask and completion mask, each [S, T]."""
     ids, attention = pad([prompt + completion for prompt, completion in sequences], pad_id)
     completion_mask = attention.clone()
     for row, (prompt, _) in enumerate(sequences):

@@ -1,4 +1,4 @@
-"""The forward pass of training and evaluation: a batch of pairs in, `PairOutputs` out.
+"""The forward pass of training and evaluation: a batch of pairs in, `PairOutputs` out; or of answers, `AnswerOutputs`.
 
 Only completion tokens reach the language-model head, and those in chunks; the reference comes from shared work.
 """
@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from phasegpt.divergences import token_statistics
 from phasegpt.models import Policy
-from phasegpt.objectives import PairOutputs
+from phasegpt.objectives import AnswerOutputs, PairOutputs, TextOutputs
+
+SEQUENCES = ("input_ids", "attention_mask", "completion_mask")
+MISMATCHED = "mismatched_"
+"""Goes before the names of SEQUENCES where a batch holds prompts with the answers to other prompts."""
 
 
 class PairModel(nn.Module):
@@ -40,6 +44,55 @@ class PairModel(nn.Module):
             completion_tokens=batch["completion_mask"].sum(1),
             divergences=divergences,
         )
+
+
+class AnswerModel(nn.Module):
+    """The policy as one module whose forward takes a batch of unpaired answers and returns `AnswerOutputs`.
+
+    The batch is one of `AnswerExamples`. What the mismatched pairs give is computed live under policy and reference:
+    which pairs there are depends on the order of the rows, hence on the seed, so that trials could share little of it.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.model = policy.model
+
+    def forward(self, batch: Mapping[str, Tensor]) -> AnswerOutputs:
+        """See the class."""
+        logps, _ = completion_statistics(self.policy, batch)
+        return AnswerOutputs(
+            policy_logps=logps,
+            reference_logps=batch["reference_logps"].to(logps.dtype),
+            desirable=batch["desirable"],
+            mismatched_logratios=self._mismatched_logratios(batch, logps),
+        )
+
+    def _mismatched_logratios(self, batch: Mapping[str, Tensor], logps: Tensor) -> Tensor:
+        """[M] log π(y'|x) − log π_ref(y'|x), without gradient; dropout is that of the batch's other log-probs."""
+        mismatched = {name: batch[MISMATCHED + name] for name in SEQUENCES if MISMATCHED + name in batch}
+        if not mismatched:
+            return logps.new_zeros(0)
+        with torch.no_grad(), self.policy.trunk_noted() as noted:
+            policy_logps, _ = completion_statistics(self.policy, mismatched)
+        trunk = {"trunk": noted[-1]} if noted else {}
+        with self.policy.as_reference():
+            reference_logps, _ = completion_statistics(self.policy, {**mismatched, **trunk})
+        return policy_logps - reference_logps
+
+
+class TextModel(nn.Module):
+    """The policy as one module whose forward takes a batch of blocks of a text and returns `TextOutputs`."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.model = policy.model
+
+    def forward(self, batch: Mapping[str, Tensor]) -> TextOutputs:
+        """See the class."""
+        logps, _ = completion_statistics(self.policy, batch)
+        return TextOutputs(logps, batch["completion_mask"].sum(1))
 
 
 def completion_hidden(policy: Policy, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

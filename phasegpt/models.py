@@ -4,6 +4,7 @@ The reference is always "trial adapter off" (DESIGN decision 4): the bare base, 
 adapter underneath. Nothing here knows of pairs, losses or configs.
 """
 
+import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from phasegpt.adapters import (
@@ -47,6 +49,7 @@ from phasegpt.phase_attention import (
 
 # PEFT 0.21 asks transformers 5.23 for an attribute that has a new name; its users can do nothing about it
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+log = logging.getLogger("phasegpt")
 disable_progress_bar()  # loading takes under a second, and the terminal belongs to the search
 
 
@@ -69,7 +72,7 @@ class LoraSettings:
     dropout: float
     target_modules: tuple[str, ...]
     layers: tuple[int, ...] | str | None = None
-    bias: str = "none"  # the only value so far: PEFT trains the base's own biases, which taking it off would not undo
+    bias: str = "none"  # the only value: PEFT trains the base's own biases, which taking it off would not undo
 
 
 def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
@@ -78,9 +81,11 @@ def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device:
     Of its generation settings only the end tokens stay: a repetition penalty (Qwen2.5 ships one) is no greedy decoding.
     """
     folder = resolve_base(name, root)
+    attention, reason = attention_for(dtype, device)
+    log.info("attention of %s: %s (%s)", name, attention, reason)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
+            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, attn_implementation=attention
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -95,6 +100,23 @@ def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device:
         eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return Base(name, folder, model.to(device).eval(), tokenizer)
+
+
+def attention_for(dtype: torch.dtype, device: str) -> tuple[str, str]:
+    """The attention implementation, as transformers names it, and why it is this one: flash where it can run.
+
+    Neither a phase branch nor the shared trunk asks for another: the branch stands beside the attention, and both read
+    the padding mask alone.
+    """
+    if device == "cpu":
+        return "sdpa", "flash attention needs a GPU"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "sdpa", "flash attention needs bf16 or fp16"
+    if torch.cuda.get_device_capability()[0] < 8:
+        return "sdpa", "flash attention needs an Ampere GPU or a later one"
+    if not is_flash_attn_2_available():
+        return "sdpa", "the package flash-attn is not installed"
+    return "flash_attention_2", "GPU, precision and package allow it"
 
 
 def adapter_layers(layers: tuple[int, ...] | str | None, depth: int) -> tuple[int, ...] | None:
@@ -283,7 +305,9 @@ def attach_policy(
     """
     check_targets(base.model, lora.target_modules)
     if lora.bias != "none":
-        raise ModelError(f"model.lora_config.bias: {lora.bias!r} is not available yet; take none")
+        raise ModelError(
+            f"model.lora_config.bias: {lora.bias} trains what taking the adapter off cannot undo; take none"
+        )
     depth = base.model.config.num_hidden_layers
     config = LoraConfig(
         r=lora.r,

@@ -83,7 +83,17 @@ class Split:
     held_out: tuple[Pair, ...]
 
 
+@dataclass(frozen=True)
+class AnswerSplit:
+    """The same of a file without pairs: unpaired answers to train on, to evaluate on, and of domains kept apart."""
+
+    train: tuple[UnpairedRow, ...]
+    val: tuple[UnpairedRow, ...]
+    held_out: tuple[UnpairedRow, ...]
+
+
 RowT = TypeVar("RowT", Pair, UnpairedRow, Prompt)
+PreferenceT = TypeVar("PreferenceT", Pair, UnpairedRow)
 
 
 @dataclass(frozen=True)
@@ -286,11 +296,9 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
-def pairs_hash(pairs: Iterable[Pair]) -> str:
+def pairs_hash(pairs: Iterable[Pair | UnpairedRow]) -> str:
     """sha256 of the texts and labels of `pairs` in any order: what a run was trained on, whatever the file's layout."""
-    digests = sorted(
-        _digest(p.id, p.prompt, p.chosen, p.rejected, str(p.domain), str(p.complexity), str(p.subtlety)) for p in pairs
-    )
+    digests = sorted(_digest(*(str(getattr(p, f.name)) for f in fields(p) if f.name != "line")) for p in pairs)
     return _digest(*digests)
 
 
@@ -307,21 +315,42 @@ def split_pairs(
     seeded offset: each stratum gives its share to within one prompt, the whole its share to within one.
     Pairs of `held_out_domains` go to `held_out`, and no prompt of theirs trains.
     """
-    kept_apart = {p.prompt for p in pairs if p.domain in held_out_domains}
-    order = sorted(pairs, key=lambda p: (p.prompt, p.id))
-    rest = [p for p in order if p.prompt not in kept_apart]
-    first_of_prompt = {p.prompt: p for p in reversed(rest)}
+    return Split(*_split(pairs, val_split, stratify_by, held_out_domains, seed))
+
+
+def split_answers(
+    answers: Sequence[UnpairedRow],
+    val_split: float,
+    stratify_by: Sequence[str],
+    held_out_domains: Sequence[str],
+    seed: int,
+) -> AnswerSplit:
+    """`split_pairs` for unpaired answers: the same prompts fall on the same sides."""
+    return AnswerSplit(*_split(answers, val_split, stratify_by, held_out_domains, seed))
+
+
+def _split(
+    rows: Sequence[PreferenceT],
+    val_split: float,
+    stratify_by: Sequence[str],
+    held_out_domains: Sequence[str],
+    seed: int,
+) -> tuple[tuple[PreferenceT, ...], tuple[PreferenceT, ...], tuple[PreferenceT, ...]]:
+    kept_apart = {row.prompt for row in rows if row.domain in held_out_domains}
+    order = sorted(rows, key=lambda row: (row.prompt, row.id))
+    rest = [row for row in order if row.prompt not in kept_apart]
+    first_of_prompt = {row.prompt: row for row in reversed(rest)}
     prompts = sorted(first_of_prompt, key=lambda p: (_stratum(first_of_prompt[p], stratify_by), _digest(str(seed), p)))
     val_prompts = set(_every_nth(prompts, val_split, seed))
-    return Split(
-        train=tuple(p for p in rest if p.prompt not in val_prompts),
-        val=tuple(p for p in rest if p.prompt in val_prompts),
-        held_out=tuple(p for p in order if p.prompt in kept_apart),
+    return (
+        tuple(row for row in rest if row.prompt not in val_prompts),
+        tuple(row for row in rest if row.prompt in val_prompts),
+        tuple(row for row in order if row.prompt in kept_apart),
     )
 
 
-def _stratum(pair: Pair, stratify_by: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(getattr(pair, key)) for key in stratify_by)
+def _stratum(row: Pair | UnpairedRow, stratify_by: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(getattr(row, key)) for key in stratify_by)
 
 
 def _every_nth(prompts: Sequence[str], share: float, seed: int) -> list[str]:
@@ -329,22 +358,3 @@ def _every_nth(prompts: Sequence[str], share: float, seed: int) -> list[str]:
     offset = int(_digest(str(seed), "offset")[:8], 16) / 2**32
     marks = [math.floor(index * share + offset) for index in range(len(prompts) + 1)]
     return [prompt for prompt, before, after in zip(prompts, marks, marks[1:], strict=False) if after > before]
-
-
-def easiest(pairs: Sequence[Pair], fraction: float) -> tuple[Pair, ...]:
-    """The easiest `fraction` of `pairs`, from easy to hard: what a curriculum's stage trains on.
-
-    Harder is more complex (simple, medium, complex), then more subtle (explicit, moderate, implicit), then by id, so
-    the order of the file changes nothing and a larger fraction holds every smaller one. At least one pair; raises
-    ValueError where a pair lacks these labels or the fraction is not in (0, 1].
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"a curriculum's data_fraction lies above 0 and up to 1, found {fraction}")
-    ranked = sorted(pairs, key=_difficulty)
-    return tuple(ranked[: max(1, math.ceil(fraction * len(ranked)))])
-
-
-def _difficulty(pair: Pair) -> tuple[int, int, str]:
-    if pair.complexity is None or pair.subtlety is None:
-        raise ValueError(f"pair {pair.id}: a curriculum needs its complexity and subtlety")
-    return COMPLEXITIES.index(pair.complexity), SUBTLETIES.index(pair.subtlety), pair.id

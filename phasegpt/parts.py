@@ -7,19 +7,30 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from phasegpt.adapters import PhaseSettings
+from phasegpt.answers import UNPAIRED_METHOD, Couples
+from phasegpt.base_model import BUNDLED, resolve_base
+from phasegpt.checkpoints import is_registered, reference_folder
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
+from phasegpt.config_sections import is_text
 from phasegpt.evaluate import Suite
 from phasegpt.forward import PairModel
+from phasegpt.material import Material, TextSource, source_of
+from phasegpt.metrics import preference
+from phasegpt.metrics.declared import is_own
+from phasegpt.metrics.own import OwnMetric, load_own
+from phasegpt.metrics.text import JUDGED, scorer
 from phasegpt.models import Base, LoraSettings, attach_policy, load_base
-from phasegpt.objectives import Dpo, Objective, PenalisedDpo, Sft
-from phasegpt.pairs import Pair, Split, pairs_hash, read_pairs, read_prompts, split_pairs, take_prompts
+from phasegpt.objectives import Dpo, Kto, Objective, PenalisedDpo, ScheduledDpo, Sft, TextSft
+from phasegpt.pairs import read_prompts, take_prompts
 from phasegpt.runs import RunPaths
-from phasegpt.shared_work import Lengths, Progress, SharedWork, model_fingerprint, prepare
+from phasegpt.schedule import Course
+from phasegpt.shared_work import Progress, model_fingerprint
 from phasegpt.trainer import TrainerSettings
 
 
@@ -59,13 +70,11 @@ def device_of(config: Config) -> str:
 
 @dataclass(frozen=True)
 class SetUp:
-    """A stage ready to run: `model` trains under the config's divergence, `judged` is the same under plain KL."""
+    """A stage ready to run: what it trains on, and its suite; `judged` is the policy, seen by pairs under plain KL."""
 
     config: Config
-    model: PairModel
+    material: Material
     judged: PairModel
-    shared: SharedWork
-    split: Split
     suite: Suite
     hashes: Mapping[str, str]
 
@@ -74,40 +83,49 @@ class SetUp:
 def set_up(
     config: Config, paths: RunPaths, bench: Workbench, half: str, on_progress: Progress | None
 ) -> Iterator[SetUp]:
-    training, seed = config.training, config.experiment.seed
-    pairs = read_pairs(resolve(training.preference_dataset), config.data.domains, config.data.stratify_by)
-    split = split_pairs(pairs, config.data.val_split, config.data.stratify_by, config.evaluation.held_out_domains, seed)
-    if not split.train:
-        raise RunError("training.preference_dataset: no pair is left to train on after the split and held-out domains")
+    source, with_divergence = source_of(config), objective_of(config).needs_divergence
     base = bench.base(config)
-    reference = _reference_adapter(config)
-    checkpointing = config.model.use_gradient_checkpointing
-    policy = attach_policy(base, _lora(config), seed, reference, _phase(config), gradient_checkpointing=checkpointing)
+    suite = suite_of(config, base, source.couples, half)
+    if isinstance(source, TextSource):
+        _check_measured(config)
+    reference = _reference_adapter(config, paths)
+    policy = attach_policy(
+        base,
+        _lora(config),
+        config.experiment.seed,
+        reference,
+        _phase(config),
+        gradient_checkpointing=config.model.use_gradient_checkpointing,
+    )
     try:
-        lengths = Lengths(training.max_length, training.max_prompt_length)
-        shared = prepare(paths.shared_work, policy, _scored(split), lengths, on_progress)
-        model = PairModel(policy, training.kto_config.kl_penalty_type, training.kto_config.kl_temperature)
+        material = source.material(policy, paths.shared_work, on_progress, with_divergence=with_divergence)
         hashes = {
-            "data": pairs_hash(pairs),
+            **material.hashes,
             "base_model": model_fingerprint(base.folder),
             "reference_adapter": policy.reference,
+            "scorer": scorer(),
         }
-        yield SetUp(config, model, PairModel(policy), shared, split, _suite(config, base, split, half), hashes)
+        yield SetUp(config, material, PairModel(policy), suite, hashes)
     finally:
         policy.detach()
 
 
-def _scored(split: Split) -> list[Pair]:
-    """Pairs that a run trains or evaluates on, the same under every seed; held-out domains are judged by prompts."""
-    return sorted((*split.train, *split.val), key=lambda pair: pair.id)
+def _check_measured(config: Config) -> None:
+    """Raises RunError where a run on a text would choose its checkpoint by what only pairs can measure."""
+    best = config.evaluation.metric_for_best_model
+    if best in preference.NAMES and best != "eval_loss":
+        raise RunError(
+            f"evaluation.metric_for_best_model: {best} is measured on pairs, and a text has none; "
+            f"take eval_loss, perplexity or a metric of answers"
+        )
 
 
-def _reference_adapter(config: Config) -> Path | None:
+def _reference_adapter(config: Config, paths: RunPaths) -> Path | None:
     """The folder of training.reference_model; dpo does without a missing one, of which the config has warned."""
     name = config.training.reference_model
-    if not name or (config.training.method == "dpo" and not resolve(name).is_dir()):
+    if not name or (config.training.method == "dpo" and not is_registered(name) and not resolve(name).is_dir()):
         return None
-    return resolve(name)
+    return reference_folder(name, paths.references, config.model.base_model)
 
 
 def _lora(config: Config) -> LoraSettings:
@@ -136,32 +154,54 @@ def _phase(config: Config) -> PhaseSettings | None:
     )
 
 
-def _suite(config: Config, base: Base, split: Split, half: str) -> Suite:
+def suite_of(config: Config, base: Base, couples: Couples, half: str) -> Suite:
+    """What an evaluation under this config looks at. Raises ModelError where the judge of a metric cannot be had."""
     evaluation = config.evaluation
+    if not JUDGED.isdisjoint(evaluation.metrics):
+        resolve_base(BUNDLED, project_root())
     text = resolve(evaluation.fluency_text).read_text(encoding="utf-8")
     tokens = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: evaluation.fluency_tokens]
     return Suite(
         metrics=evaluation.metrics,
-        pair_ids=tuple(pair.id for pair in split.val),
+        pair_ids=tuple(couples),
         prompts=take_prompts(read_prompts(resolve(evaluation.prompts)), half, evaluation.max_prompts),
         fluency_tokens=tuple(tokens),
         beta=config.training.beta,
         max_new_tokens=evaluation.max_new_tokens,
         batch_size=evaluation.batch_size,
+        own=own_metrics(config),
     )
 
 
-def objective_of(config: Config) -> Objective:
+def own_metrics(config: Config) -> tuple[OwnMetric, ...]:
+    """The user's own metrics, imported by the names in the config."""
+    best, objectives = config.evaluation.metric_for_best_model, config.search.objectives
+    metrics = tuple(load_own(name, objectives.get(name)) for name in config.evaluation.metrics if is_own(name))
+    if any(metric.name == best and metric.better is None for metric in metrics):
+        raise RunError(
+            f"evaluation.metric_for_best_model: {best} does not say which way is better; give the function an "
+            f"attribute direction = 'max' or 'min', or name it in search.objectives"
+        )
+    return metrics
+
+
+def objective_of(config: Config) -> Objective[Any]:
     """The training objective that `training.method` names."""
     training = config.training
     if training.method == "lora":
-        return Sft()
+        return TextSft() if is_text(training.preference_dataset) else Sft()
+    if training.method == UNPAIRED_METHOD:
+        return Kto(training.beta, training.desirable_weight, training.undesirable_weight)
     dpo = Dpo(training.beta, training.label_smoothing)
     if training.method == "dpo":
         return dpo
-    if training.method == "kto" and training.kto_lambda is not None:
-        return PenalisedDpo(dpo, training.kto_lambda)
-    raise RunError(f"training.method: {training.method} cannot be trained yet")
+    schedule, log_components = training.kto_config.lambda_schedule, training.kto_config.log_kl_components
+    if schedule.enabled and schedule.initial_lambda is not None and schedule.final_lambda is not None:
+        course = Course(schedule.initial_lambda, schedule.final_lambda, schedule.schedule_type)
+        return ScheduledDpo(dpo, course, log_components)
+    if training.kto_lambda is not None:
+        return PenalisedDpo(dpo, training.kto_lambda, log_components)
+    raise RunError(f"training.kto_lambda: method {training.method} needs a weight, such as 0.1")
 
 
 def trainer_settings(config: Config, device: str) -> TrainerSettings:
@@ -184,4 +224,5 @@ def trainer_settings(config: Config, device: str) -> TrainerSettings:
         bf16=training.bf16,
         fp16=training.fp16,
         deterministic=config.experiment.deterministic,
+        curriculum=training.curriculum_learning.active,
     )

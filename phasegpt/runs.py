@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.files import read_json
-from phasegpt.trainer import ADAPTER
 
 VERSIONS_OF = ("torch", "transformers", "peft", "trl", "ray", "optuna", "mlflow", "phasegpt-tune")
 
@@ -26,6 +26,16 @@ class RunPaths:
     def adapter(self) -> Path:
         """The PEFT folder of the chosen checkpoint."""
         return self.checkpoints / ADAPTER
+
+    @property
+    def references(self) -> Path:
+        """Where reference adapters from the registry are kept, by name and version."""
+        return references_of(self.shared_work)
+
+
+def references_of(shared_work: Path) -> Path:
+    """The cache of registered reference adapters: beside the shared work."""
+    return shared_work.parent / "references"
 
 
 def run_paths(storage: Path, track: str, run: str, output_dir: str | None = None) -> RunPaths:

@@ -1,9 +1,9 @@
-"""What every trial of a search shares: token ids of the pairs and what the reference says of them.
+"""What every trial of a search shares: token ids of the answers and what the reference says of them.
 
 Computed once for (base model, reference adapter, pairs, template, lengths), never by seed; stored as one safetensors
 file that each trial maps into memory; found again by the hash of what it was made from.
 
-Layout of the file, S = 2·pairs sequences (chosen and rejected of each pair in turn), C completion tokens in all:
+Layout of the file, S sequences (chosen and rejected of each pair in turn, or unpaired answers), C completion tokens:
 tokens [sum of lengths], bounds [S, 3] (begin, begin of the completion, end), reference_logps [S],
 reference_hidden [C, d] with hidden_bounds [S, 2], and where the lowest layers carry nothing that trains, what comes out
 of them: trunk [sum of lengths, d].
@@ -21,14 +21,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from phasegpt.answers import Couples, answers_of, couples_of
 from phasegpt.divergences import token_statistics
-from phasegpt.encoding import EncodedPair, encode_pair, pair_batch
+from phasegpt.encoding import EncodedAnswer, EncodedPair, Tokens, encode_answer, encode_pair, sequence_batch
 from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
 from phasegpt.forward import completion_hidden, sum_by_row
 from phasegpt.models import Base, Policy
-from phasegpt.pairs import Pair, pairs_hash
+from phasegpt.pairs import Pair, UnpairedRow, pairs_hash
 
-FORMAT = "2"
+FORMAT = "3"
 TENSORS = "shared.safetensors"
 BATCH_TOKENS = 2048
 log = logging.getLogger("phasegpt")
@@ -45,10 +46,14 @@ class Lengths:
 
 
 class SharedWork:
-    """Read access to one entry. Tensors stay on disk, mapped; a batch copies only its own rows."""
+    """Read access to one entry. Tensors stay on disk, mapped; a batch copies only its own rows.
 
-    def __init__(self, folder: Path) -> None:
+    `couples` says which two answers `batch` puts side by side under a name: those of a pair under the pair's id.
+    """
+
+    def __init__(self, folder: Path, couples: Couples) -> None:
         self.folder = folder
+        self.couples = couples
         self.about = read_json(folder / "about.json")
         self._tensors = safe_open(folder / TENSORS, framework="pt")
         self._index = {name: row for row, name in enumerate(self.about["ids"])}
@@ -61,21 +66,27 @@ class SharedWork:
         """How many tokens truncation took from all pairs together."""
         return int(self.about["cut_tokens"])
 
-    def encoded(self, pair_id: str) -> EncodedPair:
-        """The token ids of one pair."""
-        row = 2 * self._index[pair_id]
-        chosen, rejected = self._sequence(row), self._sequence(row + 1)
-        return EncodedPair(pair_id, chosen[0], chosen[1], rejected[1], 0)
+    @property
+    def max_length(self) -> int:
+        """The longest sequence that was allowed, in tokens."""
+        return int(self.about["max_length"])
 
-    def _sequence(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        begin, completion, end = self._bounds[row].tolist()
+    def sequence(self, answer_id: str) -> tuple[Tokens, Tokens]:
+        """The token ids of one answer: its prompt and its completion."""
+        begin, completion, end = self._bounds[self._index[answer_id]].tolist()
         tokens = self._tensors.get_slice("tokens")[begin:end].tolist()
         return tuple(tokens[: completion - begin]), tuple(tokens[completion - begin :])
 
     def batch(self, pair_ids: Sequence[str], pad_id: int, with_hidden: bool) -> dict[str, Tensor]:
-        """A batch of B pairs for `PairModel`: ids and masks [2B, T], reference_logps [2B], reference_hidden [N, d]."""
-        batch = pair_batch([self.encoded(pair_id) for pair_id in pair_ids], pad_id)
-        rows = [2 * self._index[p] for p in pair_ids] + [2 * self._index[p] + 1 for p in pair_ids]
+        """A batch of B pairs for `PairModel`: `answers` with their chosen ones first, S = 2B."""
+        couples = [self.couples[pair_id] for pair_id in pair_ids]
+        chosen, rejected = [couple[0] for couple in couples], [couple[1] for couple in couples]
+        return self.answers([*chosen, *rejected], pad_id, with_hidden)
+
+    def answers(self, answer_ids: Sequence[str], pad_id: int, with_hidden: bool) -> dict[str, Tensor]:
+        """A batch of S answers: ids and masks [S, T], reference_logps [S], reference_hidden [N, d], trunk [S, T, d]."""
+        batch = sequence_batch([self.sequence(answer_id) for answer_id in answer_ids], pad_id)
+        rows = [self._index[answer_id] for answer_id in answer_ids]
         batch["reference_logps"] = self._logps[rows]
         if with_hidden:
             states = self._tensors.get_slice("reference_hidden")
@@ -95,7 +106,12 @@ class SharedWork:
 
 
 def shared_key(
-    base_fingerprint: str, reference: str, pairs: Sequence[Pair], template: str, lengths: Lengths, trunk_depth: int = 0
+    base_fingerprint: str,
+    reference: str,
+    pairs: Sequence[Pair | UnpairedRow],
+    template: str,
+    lengths: Lengths,
+    trunk_depth: int = 0,
 ) -> str:
     """What an entry is found by: a hash of everything that its content depends on."""
     sizes = f"{lengths.max_length}/{lengths.max_prompt_length}/{trunk_depth}"
@@ -123,13 +139,15 @@ def _head_and_tail(path: Path, span: int = 1_000_000) -> str:
 def prepare(
     store: Path,
     policy: Policy,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | UnpairedRow],
     lengths: Lengths,
     on_progress: Progress | None = None,
+    couples: Couples | None = None,
 ) -> SharedWork:
     """The entry for these pairs under `store`, computed if it is not there yet; others who need it at once wait for it.
 
-    Damaged entries are made anew.
+    Unpaired answers may take the place of pairs; `couples` then says which of them are judged together, by default
+    those that `couples_of` makes of them all. Damaged entries are made anew.
     """
     base = policy.base
     fingerprint = f"{model_fingerprint(base.folder)} {base.model.dtype}"
@@ -141,7 +159,7 @@ def prepare(
     with FileLock(store / f"{key}.lock"):
         if not _is_whole(folder):
             _compute(folder, policy, pairs, lengths, on_progress)
-    return SharedWork(folder)
+    return SharedWork(folder, couples_of(pairs) if couples is None else couples)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -157,64 +175,78 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _compute(
-    folder: Path, policy: Policy, pairs: Sequence[Pair], lengths: Lengths, on_progress: Progress | None
+    folder: Path,
+    policy: Policy,
+    pairs: Sequence[Pair | UnpairedRow],
+    lengths: Lengths,
+    on_progress: Progress | None,
 ) -> None:
     begun = time.monotonic()
     encoded = [_encode(policy.base, pair, lengths) for pair in pairs]
-    tensors = _pack(encoded) | _reference_pass(policy, encoded, on_progress)
+    sequences = [sequence for pair in encoded for sequence in _sequences(pair)]
+    tensors = _pack(sequences) | _reference_pass(policy, sequences, on_progress)
     cut = sum(pair.cut_tokens for pair in encoded)
     with whole_folder(folder) as stage:
         save_file(tensors, stage / TENSORS)
         about = {
-            "ids": [pair.id for pair in encoded],
+            "ids": [answer.id for answer in answers_of(pairs)],
             "cut_tokens": cut,
+            "max_length": lengths.max_length,
             "sha256": file_sha256(stage / TENSORS),
             "base_model": policy.base.name,
             "trunk_depth": policy.trunk_depth,
             "seconds": time.monotonic() - begun,
         }
         write_json(stage / "about.json", about)
-    log.info("shared work: %d pairs in %.1f s, %d tokens cut", len(pairs), about["seconds"], cut)
+    log.info("shared work: %d answers in %.1f s, %d tokens cut", len(sequences), about["seconds"], cut)
 
 
-def _encode(base: Base, pair: Pair, lengths: Lengths) -> EncodedPair:
-    return encode_pair(base.tokenizer, pair, lengths.max_length, lengths.max_prompt_length)
+def _encode(base: Base, row: Pair | UnpairedRow, lengths: Lengths) -> EncodedPair | EncodedAnswer:
+    if isinstance(row, Pair):
+        return encode_pair(base.tokenizer, row, lengths.max_length, lengths.max_prompt_length)
+    return encode_answer(base.tokenizer, row, lengths.max_length, lengths.max_prompt_length)
 
 
-def _pack(encoded: Sequence[EncodedPair]) -> dict[str, Tensor]:
+def _sequences(encoded: EncodedPair | EncodedAnswer) -> list[tuple[Tokens, Tokens]]:
+    """(prompt, completion) of each answer, in the order of `answers_of`."""
+    if isinstance(encoded, EncodedAnswer):
+        return [(encoded.prompt, encoded.completion)]
+    return [(encoded.prompt, encoded.chosen), (encoded.prompt, encoded.rejected)]
+
+
+def _pack(sequences: Sequence[tuple[Tokens, Tokens]]) -> dict[str, Tensor]:
     tokens: list[int] = []
     bounds: list[tuple[int, int, int]] = []
-    for pair in encoded:
-        for completion in (pair.chosen, pair.rejected):
-            begin = len(tokens)
-            tokens += [*pair.prompt, *completion]
-            bounds.append((begin, begin + len(pair.prompt), len(tokens)))
+    for prompt, completion in sequences:
+        begin = len(tokens)
+        tokens += [*prompt, *completion]
+        bounds.append((begin, begin + len(prompt), len(tokens)))
     return {"tokens": torch.tensor(tokens, dtype=torch.int32), "bounds": torch.tensor(bounds, dtype=torch.int64)}
 
 
-def _reference_pass(policy: Policy, encoded: Sequence[EncodedPair], on_progress: Progress | None) -> dict[str, Tensor]:
+def _reference_pass(
+    policy: Policy, sequences: Sequence[tuple[Tokens, Tokens]], on_progress: Progress | None
+) -> dict[str, Tensor]:
     """Log-probs, last hidden states and trunk of the reference for every sequence, batched by length, in file order."""
-    sequences = 2 * len(encoded)
-    logps = torch.zeros(sequences)
-    hidden: list[Tensor] = [torch.empty(0)] * sequences
-    trunk: list[Tensor] = [torch.empty(0)] * sequences
+    logps = torch.zeros(len(sequences))
+    hidden: list[Tensor] = [torch.empty(0)] * len(sequences)
+    trunk: list[Tensor] = [torch.empty(0)] * len(sequences)
     done = 0
     with policy.as_reference(), policy.trunk_noted() as noted:
-        for rows in _batches_by_length(encoded):
-            batch = pair_batch([encoded[row] for row in rows], policy.base.tokenizer.pad_token_id)
+        for places in _batches_by_length(sequences):
+            batch = sequence_batch([sequences[place] for place in places], policy.base.tokenizer.pad_token_id)
             batch = {name: value.to(policy.head.device) for name, value in batch.items()}
             states, targets, owner = completion_hidden(policy, batch)
             token_logps, _ = token_statistics(states, targets, policy.head)
-            places = [2 * row for row in rows] + [2 * row + 1 for row in rows]
             logps[places] = sum_by_row(token_logps, owner, len(places)).to("cpu", torch.float32)
             for index, place in enumerate(places):
                 hidden[place] = states[owner == index].to("cpu", torch.float32)
                 if noted:
                     trunk[place] = noted[-1][index, batch["attention_mask"][index].bool()].to("cpu", torch.float32)
             noted.clear()
-            done += len(rows)
+            done += len(places)
             if on_progress is not None:
-                on_progress("reference", done, len(encoded))
+                on_progress("reference", done, len(sequences))
     ends = torch.tensor([len(states) for states in hidden]).cumsum(0)
     begins = torch.cat([torch.zeros(1, dtype=ends.dtype), ends[:-1]])
     return {
@@ -225,13 +257,13 @@ def _reference_pass(policy: Policy, encoded: Sequence[EncodedPair], on_progress:
     }
 
 
-def _batches_by_length(encoded: Sequence[EncodedPair]) -> Iterator[list[int]]:
-    """Rows sorted by length, as many a batch as keep the padded batch within BATCH_TOKENS tokens."""
-    longest = [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in encoded]
+def _batches_by_length(sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[list[int]]:
+    """Places sorted by length, as many a batch as keep the padded batch within BATCH_TOKENS tokens."""
+    lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
     batch: list[int] = []
-    for row in sorted(range(len(encoded)), key=lambda r: longest[r]):
-        if batch and 2 * longest[row] * (len(batch) + 1) > BATCH_TOKENS:
+    for place in sorted(range(len(sequences)), key=lambda p: lengths[p]):
+        if batch and lengths[place] * (len(batch) + 1) > BATCH_TOKENS:
             yield batch
             batch = []
-        batch.append(row)
+        batch.append(place)
     yield batch

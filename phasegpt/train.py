@@ -9,13 +9,22 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from filelock import FileLock
 
-from phasegpt.config import METRICS, Config, config_hash, stages
+from phasegpt.checkpoint_files import (
+    ADAPTER,
+    checkpoint_step,
+    damage,
+    newest_checkpoint,
+    prune_checkpoints,
+    step_history,
+)
+from phasegpt.config import Config, config_hash, stages
 from phasegpt.config_io import resolve, write_resolved
 from phasegpt.config_search import Search
 from phasegpt.evaluate import Evaluation, evaluate
@@ -24,21 +33,23 @@ from phasegpt.logs import log_to
 from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, versions
 from phasegpt.shared_work import Progress, model_fingerprint
-from phasegpt.trainer import (
-    ADAPTER,
-    NonFiniteLossError,
-    StepLog,
-    checkpoint_step,
-    newest_checkpoint,
-    prune_checkpoints,
-    step_history,
-    total_steps,
-    train,
-)
+from phasegpt.texts import block_rows
+from phasegpt.trainer import NonFiniteLossError, StepLog, total_steps, train
 
 log = logging.getLogger("phasegpt")
 OnEvaluation = Callable[[Evaluation, Path], None]
-NOT_OF_A_STAGE = frozenset({"beta", "label_smoothing", "kto_lambda", "kto_config", "phase_a", "phase_b"})
+NOT_OF_A_STAGE = frozenset(
+    {
+        "beta",
+        "label_smoothing",
+        "kto_lambda",
+        "kto_config",
+        "desirable_weight",
+        "undesirable_weight",
+        "phase_a",
+        "phase_b",
+    }
+)
 
 
 def fit(
@@ -87,7 +98,7 @@ def measure(
 ) -> Evaluation:
     """The reference itself (nothing trained) on the suite of `config`: the baseline of every gain."""
     with set_up(stages(config)[-1], paths, workbench, half, on_progress) as run:
-        return evaluate(run.judged, run.shared, run.suite)
+        return _evaluated(run)
 
 
 def _run(
@@ -101,23 +112,21 @@ def _run(
     begun = time.monotonic()
     settings = trainer_settings(run.config, device_of(run.config))
     write_resolved(config, paths.checkpoints / "config.yaml")
-    pair_ids = [pair.id for pair in run.split.train]
-    total = total_steps(len(pair_ids), settings)
+    examples = run.material.examples
+    total = total_steps(examples, settings)
     record = _Record(run, paths, total, on_evaluation, on_step)
-    log.info("%s: %d pairs, %d steps, method %s", paths.name, len(pair_ids), total, run.config.training.method)
+    log.info("%s: %d examples, %d steps, method %s", paths.name, len(examples), total, run.config.training.method)
     steps = train(
-        run.model,
-        run.shared,
-        pair_ids,
+        run.material.model,
+        examples,
         objective_of(run.config),
-        beta=run.config.training.beta,
         settings=settings,
         output_dir=paths.checkpoints,
         on_log=record.step,
         after_save=record.after_save,
     )
     chosen = record.chosen()
-    _publish(paths.checkpoints / f"checkpoint-{chosen.step}" / ADAPTER, paths.adapter)
+    _publish(paths.checkpoints / f"checkpoint-{chosen.step}", paths.adapter)
     result = RunResult(
         name=paths.name,
         metrics=chosen.summary,
@@ -134,7 +143,7 @@ def _run(
         config_hash=config_hash(config),
         hashes=run.hashes,
         versions=versions(),
-        data={"train": len(run.split.train), "val": len(run.split.val), "cut_tokens": run.shared.cut_tokens},
+        data=run.material.sizes,
     )
     write_json(paths.results, asdict(result))
     log.info("%s: ended at step %d with %s", paths.name, steps, _short(result.metrics))
@@ -166,7 +175,7 @@ class _Record:
     def after_save(self, step: int, checkpoint: Path) -> None:
         if any(evaluation.step == step for evaluation in self.evaluations):
             return
-        evaluation = evaluate(self.run.judged, self.run.shared, self.run.suite, step, self.total)
+        evaluation = _evaluated(self.run, step, self.total)
         check_finite(evaluation)
         write_json(self.folder / f"step-{step:08d}.json", asdict(evaluation))
         self.evaluations.append(evaluation)
@@ -183,8 +192,20 @@ class _Record:
         scored = [e for e in self.evaluations if name in e.summary]
         if not evaluation.save_best_only or not scored:
             return self.evaluations[-1]
-        sign = 1 if METRICS[name] == "max" else -1
+        sign = 1 if self.run.suite.better(name) == "max" else -1
         return max(scored, key=lambda e: (sign * e.summary[name], e.step))
+
+
+def _evaluated(run: SetUp, step: int = 0, steps: int = 0) -> Evaluation:
+    """The suite on the policy as it stands; a run on a text has its held-out blocks where others have pairs."""
+    material = run.material
+    # shared work is asked for pairs alone, of which a text has none
+    evaluation = evaluate(run.judged, material.shared, run.suite, step, steps)
+    if material.blocks is None or "eval_loss" not in run.suite.metrics:
+        return evaluation
+    rows = tuple(block_rows(run.judged.policy, material.blocks, run.suite.batch_size))
+    loss = fmean(float(row["eval_loss"]) for row in rows)
+    return replace(evaluation, pairs=rows, summary={**evaluation.summary, "eval_loss": loss})
 
 
 def check_finite(evaluation: Evaluation) -> None:
@@ -201,9 +222,12 @@ def _read_evaluation(path: Path) -> Evaluation:
     return Evaluation(**{**stored, "answers": tuple(stored["answers"]), "pairs": tuple(stored["pairs"])})
 
 
-def _publish(source: Path, target: Path) -> None:
+def _publish(checkpoint: Path, target: Path) -> None:
+    """Copy the adapter of the chosen checkpoint, which may be older than the newest, to where the run's result lies."""
+    if wrong := damage(checkpoint):
+        raise RunError(f"{checkpoint}, the best of the run, is {wrong}; remove {checkpoint.parent} and run again")
     with whole_folder(target) as stage:
-        shutil.copytree(source, stage, dirs_exist_ok=True)
+        shutil.copytree(checkpoint / ADAPTER, stage, dirs_exist_ok=True)
 
 
 def _earlier_stage(

@@ -1,14 +1,11 @@
-"""The training loop: transformers.Trainer with our batches, our objective and our checkpoints.
+"""The training loop: transformers.Trainer with our examples, our objective and our checkpoints.
 
 A checkpoint folder is there whole or not at all and holds the adapter as a PEFT folder (`adapter_model/`), the
 tensors under training, the optimizer, the schedule, the random states and the position, so that a run that was cut
 goes on exactly. Knows nothing of configs, metrics or search; the objective is a value.
 """
 
-import logging
 import math
-import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +13,22 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from phasegpt.files import read_json, whole_folder, write_json
-from phasegpt.forward import PairModel
+from phasegpt.checkpoint_files import ADAPTER, TRAINABLE, checkpoint_step, newest_checkpoint, seal
+from phasegpt.config_sections import CurriculumStage
+from phasegpt.epochs import LapsTrainer, SeededOrder
+from phasegpt.examples import Examples
+from phasegpt.files import whole_folder
+from phasegpt.forward import AnswerModel, PairModel, TextModel
 from phasegpt.models import load_trainable_state, trainable_state
-from phasegpt.objectives import Objective, PairOutputs, step_logs
-from phasegpt.schedule import optimizer_steps
-from phasegpt.shared_work import SharedWork
+from phasegpt.objectives import Objective
+from phasegpt.schedule import Lap, laps, optimizer_steps
 
-ADAPTER = "adapter_model"
-TRAINABLE = "trainable.safetensors"
-WHOLE = "complete.json"
-STATE = "trainer_state.json"
-log = logging.getLogger("phasegpt")
+NUMBERS = "numbers"
+"""Where a batch says which examples it holds."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -39,12 +36,15 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class ReferenceMismatchError(ValueError):
-    """A policy that has not been trained yet is not the reference; the message tells the pair and the cure."""
+    """A policy that has not been trained yet is not the reference; the message tells the answer and the cure."""
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """The loop's own numbers, named as in transformers; `max_steps` None: `num_epochs` decide."""
+    """The loop's own numbers, named as in transformers; `max_steps` None: the epochs decide.
+
+    The stages of a `curriculum` have epochs of their own, which take the place of `num_epochs`.
+    """
 
     learning_rate: float
     num_epochs: int
@@ -62,138 +62,99 @@ class TrainerSettings:
     bf16: bool = False
     fp16: bool = False
     deterministic: bool = True
+    curriculum: tuple[CurriculumStage, ...] = ()
 
 
 StepLog = Callable[[int, Mapping[str, float]], None]
 AfterSave = Callable[[int, Path], None]
 
 
-def total_steps(pairs: int, settings: TrainerSettings) -> int:
+def laps_of(examples: Examples, settings: TrainerSettings) -> tuple[Lap, ...]:
+    """The laps of a run over these examples, which lie from easy to hard where there is a curriculum."""
+    return laps(len(examples), settings.num_epochs, settings.curriculum)
+
+
+def total_steps(examples: Examples, settings: TrainerSettings) -> int:
     """How many optimizer steps a run takes."""
-    return optimizer_steps(
-        pairs, settings.batch_size, settings.gradient_accumulation_steps, settings.num_epochs, settings.max_steps
-    )
+    run = laps_of(examples, settings)
+    return optimizer_steps(run, settings.batch_size, settings.gradient_accumulation_steps, settings.max_steps)
 
 
 def train(
-    model: PairModel,
-    shared: SharedWork,
-    pair_ids: Sequence[str],
-    objective: Objective,
+    model: PairModel | AnswerModel | TextModel,
+    examples: Examples,
+    objective: Objective[Any],
     *,
-    beta: float,
     settings: TrainerSettings,
     output_dir: Path,
     on_log: StepLog,
     after_save: AfterSave,
 ) -> int:
-    """Train `model` on `pair_ids`, going on from the newest whole checkpoint in `output_dir`; returns the last step.
+    """Train `model` on `examples`, going on from the newest whole checkpoint in `output_dir`; returns the last step.
 
+    Model, examples and objective belong together: all three for pairs, for answers, or for a text.
     `on_log(step, {loss, learning_rate, grad_norm, rewards_…})` after each optimizer step; `after_save(step, folder)`
     after each checkpoint, every `eval_interval` steps and at the end, and for the one that a run goes on from, since
     the cut may have come right after its save. Raises NonFiniteLossError, ReferenceMismatchError.
     """
-    steps = total_steps(len(pair_ids), settings)
+    steps = total_steps(examples, settings)
     newest = newest_checkpoint(output_dir)
     if newest is not None:
         load_trainable_state(model.policy, load_file(newest / TRAINABLE))
         after_save(checkpoint_step(newest), newest)
         if checkpoint_step(newest) >= steps:
             return checkpoint_step(newest)
-    trainer = _PairTrainer(
-        model, shared, pair_ids, objective, beta=beta, settings=settings, steps=steps, output_dir=output_dir
-    )
+    trainer = _Trainer(model, examples, objective, settings=settings, steps=steps, output_dir=output_dir)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Hooks(trainer, on_log, after_save))
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     return int(trainer.state.global_step)
 
 
-def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The whole checkpoint with the highest step, or None. Damaged ones are passed over with a warning."""
-    for folder in sorted(output_dir.glob("checkpoint-*"), key=checkpoint_step, reverse=True):
-        if (folder / WHOLE).is_file():
-            return folder
-        log.warning("%s is not whole and is passed over", folder)
-    return None
-
-
-def checkpoint_step(folder: Path) -> int:
-    """The optimizer step in a checkpoint folder's name."""
-    match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-    return int(match[1]) if match else -1
-
-
-def step_history(checkpoint: Path) -> list[dict[str, float]]:
-    """{step, loss, learning_rate, grad_norm, rewards_…} of every optimizer step up to a checkpoint, cuts or not."""
-    rows = [row for row in read_json(checkpoint / STATE)["log_history"] if "loss" in row]
-    return [{name: value for name, value in row.items() if name != "epoch"} for row in rows]
-
-
-def check_start(outputs: PairOutputs, pair_ids: Sequence[str], *, half_precision: bool) -> None:
+def check_start(policy_logps: Tensor, reference_logps: Tensor, names: Sequence[str], *, half_precision: bool) -> None:
     """Raises ReferenceMismatchError where a policy before its first step is not the reference (DESIGN decision 4).
 
-    Two passes over one sequence differ by rounding: 1e-3 + 1e-5·|log-prob| is allowed, in half precision
-    0.5 + 5e-2·|log-prob|.
+    Log-probs [S] of the sequences that `names` names. Two passes over one sequence differ by rounding: 1e-3 +
+    1e-5·|log-prob| is allowed, in half precision 0.5 + 5e-2·|log-prob|.
     """
-    policy = torch.cat([outputs.policy_chosen_logps, outputs.policy_rejected_logps]).detach()
-    reference = torch.cat([outputs.reference_chosen_logps, outputs.reference_rejected_logps])
+    policy = policy_logps.detach()
     absolute, relative = (0.5, 5e-2) if half_precision else (1e-3, 1e-5)
-    apart = (policy - reference).abs() > absolute + relative * policy.abs()
+    apart = (policy - reference_logps).abs() > absolute + relative * policy.abs()
     for row in apart.nonzero()[:, 0].tolist()[:1]:
-        answer, pair_id = ("chosen", "rejected")[row // len(pair_ids)], pair_ids[row % len(pair_ids)]
         raise ReferenceMismatchError(
-            f"before the first step the policy gives the {answer} answer of pair {pair_id} the log-prob "
-            f"{policy[row].item():.4f}, the reference {reference[row].item():.4f}; the shared work or the reference "
-            f"adapter does not belong to this model: remove the shared work and check training.reference_model"
+            f"before the first step the policy gives {names[row]} the log-prob {policy[row].item():.4f}, the reference "
+            f"{reference_logps[row].item():.4f}; the shared work or the reference adapter does not belong to this "
+            f"model: remove the shared work and check training.reference_model"
         )
 
 
-class SeededOrder(Sampler[int]):
-    """Each epoch a fresh permutation, of the seed and the epoch alone, so that a resumed run sees the same."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        yield from torch.randperm(self.length, generator=generator).tolist()
-
-
-class _PairTrainer(Trainer):  # type: ignore[misc]
+class _Trainer(LapsTrainer):
     def __init__(
         self,
-        model: PairModel,
-        shared: SharedWork,
-        pair_ids: Sequence[str],
-        objective: Objective,
+        model: PairModel | AnswerModel | TextModel,
+        examples: Examples,
+        objective: Objective[Any],
         *,
-        beta: float,
         settings: TrainerSettings,
         steps: int,
         output_dir: Path,
     ) -> None:
-        self.pair_ids = pair_ids
+        self.examples = examples
         self.objective = objective
-        self.beta = beta
-        self.step_values: list[tuple[int, Mapping[str, float]]] = []
-        self.step_pairs = 0
+        self.step_values: list[Mapping[str, Tensor]] = []
+        self.step_examples = 0
         self.eval_interval = settings.eval_interval
         self.final_dir = output_dir
         self.stage_dir: Path | None = None
         self.policy = model.policy
+        run = laps_of(examples, settings)
         super().__init__(
+            laps=run,
+            order=SeededOrder(run, settings.seed),
             model=model,
             args=_arguments(settings, steps, output_dir),
-            train_dataset=list(range(len(pair_ids))),
-            data_collator=_collator(shared, pair_ids, model, objective),
+            train_dataset=list(range(len(examples))),
+            data_collator=lambda numbers: {**examples.batch(numbers), NUMBERS: torch.tensor(numbers)},
         )
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
@@ -202,7 +163,7 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset,
             batch_size=self.args.per_device_train_batch_size,
-            sampler=SeededOrder(len(self.train_dataset), self.args.seed),
+            sampler=self.order,
             collate_fn=self.data_collator,
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
@@ -210,29 +171,31 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.step_pairs = sum(len(batch["reference_logps"]) // 2 for batch in batches)
+        self.step_examples = sum(len(batch[NUMBERS]) for batch in batches)
         return batches, items
 
     def compute_loss(
         self,
-        model: PairModel,
+        model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """This micro-batch's share of the optimizer step's mean loss over pairs, however the step was cut."""
-        outputs = model(inputs, with_divergence=self.objective.needs_divergence)
-        if self.state.global_step == 0:
-            names = [self.pair_ids[row] for row in inputs["rows"].tolist()]
-            check_start(outputs, names, half_precision=self.args.bf16 or self.args.fp16)
-        losses = self.objective.losses(outputs)
+        """This micro-batch's share of the optimizer step's mean loss over examples, however the step was cut."""
+        outputs = self.examples.outputs(model, inputs)
+        if self.state.global_step == 0 and outputs.reference_logps is not None:
+            names = self.examples.names(inputs[NUMBERS].tolist())
+            half_precision = self.args.bf16 or self.args.fp16
+            check_start(outputs.policy_logps, outputs.reference_logps, names, half_precision=half_precision)
+        objective = self.objective.at(self.state.global_step + 1, self.args.max_steps)
+        losses = objective.losses(outputs)
         if not bool(torch.isfinite(losses).all()):
             raise NonFiniteLossError(
                 f"the loss became {losses.detach().mean().item()} at step {self.state.global_step + 1}; "
                 f"lower training.learning_rate or training.max_grad_norm"
             )
-        self.step_values.append((len(losses), step_logs(outputs, self.beta)))
-        return losses.sum() / self.step_pairs
+        self.step_values.append(objective.logs(outputs))
+        return losses.sum() / self.step_examples
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Weight decay pulls matrices alone: the branch's frequencies, coupling and gate have their own zero."""
@@ -243,12 +206,11 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
         super().log({**logs, **self.take_step_logs()} if "loss" in logs else logs, start_time)
 
     def take_step_logs(self) -> dict[str, float]:
-        """The means over the pairs since the last call, and forget them."""
-        total = sum(count for count, _ in self.step_values)
-        names = self.step_values[0][1] if self.step_values else ()
-        means = {name: sum(count * logs[name] for count, logs in self.step_values) / total for name in names}
+        """The means of all that the objective has logged since the last call, and forget it."""
+        names = dict.fromkeys(name for logs in self.step_values for name in logs)
+        values = {name: torch.cat([logs[name] for logs in self.step_values]) for name in names}
         self.step_values = []
-        return means
+        return {name: value.mean().item() for name, value in values.items() if len(value)}
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.stage_dir or self.final_dir)
@@ -266,7 +228,7 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
             for path in inner.iterdir():
                 path.rename(stage / path.name)
             inner.rmdir()
-            write_json(stage / WHOLE, {"step": self.state.global_step})
+            seal(stage, self.state.global_step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         folder = Path(output_dir or self.final_dir)
@@ -276,19 +238,6 @@ class _PairTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trainable_state(self.policy, load_file(Path(resume_from_checkpoint) / TRAINABLE))
-
-
-def _collator(
-    shared: SharedWork, pair_ids: Sequence[str], model: PairModel, objective: Objective
-) -> Callable[[Sequence[int]], dict[str, Tensor]]:
-    """Rows of `pair_ids` -> a batch of shared work that also says which rows it holds."""
-    pad_id = int(model.policy.base.tokenizer.pad_token_id)
-
-    def collate(rows: Sequence[int]) -> dict[str, Tensor]:
-        batch = shared.batch([pair_ids[row] for row in rows], pad_id, with_hidden=objective.needs_divergence)
-        return {**batch, "rows": torch.tensor(rows)}
-
-    return collate
 
 
 def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> TrainingArguments:
@@ -322,7 +271,7 @@ def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> Train
 class _Hooks(TrainerCallback):  # type: ignore[misc]
     """Step logs, the evaluation rhythm, and what follows a save; `trainer` is the one it is added to."""
 
-    def __init__(self, trainer: _PairTrainer, on_log: StepLog, after_save: AfterSave) -> None:
+    def __init__(self, trainer: _Trainer, on_log: StepLog, after_save: AfterSave) -> None:
         self.trainer, self.on_log_step, self.after_save = trainer, on_log, after_save
 
     def on_log(
@@ -348,13 +297,3 @@ class _Hooks(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.after_save(state.global_step, self.trainer.final_dir / f"checkpoint-{state.global_step}")
-
-
-def prune_checkpoints(output_dir: Path, keep: Sequence[Path], limit: int) -> None:
-    """Remove old checkpoints: those in `keep` and the newest stay, and as many more as make `limit` in all."""
-    whole = [folder for folder in output_dir.glob("checkpoint-*") if (folder / WHOLE).is_file()]
-    folders = sorted(whole, key=checkpoint_step, reverse=True)
-    kept = [folder for index, folder in enumerate(folders) if folder in keep or index == 0]
-    spare = [folder for folder in folders if folder not in kept]
-    for folder in spare[max(0, limit - len(kept)) :]:
-        shutil.rmtree(folder)

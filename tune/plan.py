@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phasegpt.answers import UNPAIRED_METHOD, answers_of, couples_of, examples_of, read_preferences, split_preferences
 from phasegpt.base_model import BUNDLED
 from phasegpt.bundled import bundled_folder
 from phasegpt.config import Config, stages
 from phasegpt.config_io import resolve
-from phasegpt.pairs import Pair, Split, read_pairs, split_pairs
-from phasegpt.schedule import optimizer_steps
+from phasegpt.pairs import AnswerSplit, Pair, Split, UnpairedRow
+from phasegpt.schedule import laps, optimizer_steps
 from tune.finalists import most_finals
 from tune.request import Request
 from tune.space import budget
@@ -48,7 +49,7 @@ class Plan:
     """The numbers of a search to come. Seconds are estimates; None where the base model is not here yet."""
 
     request: Request
-    split: Split
+    split: Split | AnswerSplit
     trials: int
     finals: int
     steps: tuple[int, ...]
@@ -61,25 +62,25 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """The plan of a request."""
-    config = request.config
-    pairs = read_pairs(resolve(config.training.preference_dataset), config.data.domains, config.data.stratify_by)
-    held_out = config.evaluation.held_out_domains
-    split = split_pairs(pairs, config.data.val_split, config.data.stratify_by, held_out, config.experiment.seed)
+    config, training, strata = request.config, request.config.training, request.config.data.stratify_by
+    dataset, held_out = resolve(training.preference_dataset), config.evaluation.held_out_domains
+    preferences = read_preferences(dataset, training.method, config.data.domains, strata)
+    split = split_preferences(preferences, config.data.val_split, strata, held_out, config.experiment.seed)
     search = config.search
     trials = budget(search, request.own_values())
     finals = most_finals(search, trials)
     runs = stages(config)
-    steps = tuple(_steps(stage, len(split.train)) for stage in runs)
+    steps = tuple(_steps(stage, len(examples_of(split.train, stage.training.method))) for stage in runs)
     shape = _shape(config)
     per_fit, total = _seconds(config, runs, steps, split, shape, trials, finals)
-    memory = None if shape is None else _memory_gb(config, shape, len(pairs))
+    memory = None if shape is None else _memory_gb(config, shape, len(answers_of(preferences)))
     return Plan(request, split, trials, finals, steps, shape, per_fit, total, memory, _advice(config))
 
 
-def _steps(config: Config, pairs: int) -> int:
+def _steps(config: Config, examples: int) -> int:
     training = config.training
-    batch, accumulation = training.batch_size, training.gradient_accumulation_steps
-    return optimizer_steps(pairs, batch, accumulation, training.num_epochs, training.max_steps)
+    run = laps(examples, training.num_epochs, training.curriculum_learning.active)
+    return optimizer_steps(run, training.batch_size, training.gradient_accumulation_steps, training.max_steps)
 
 
 def _shape(config: Config) -> Shape | None:
@@ -100,7 +101,7 @@ def _seconds(
     config: Config,
     runs: Sequence[Config],
     steps: Sequence[int],
-    split: Split,
+    split: Split | AnswerSplit,
     shape: Shape | None,
     trials: int,
     finals: int,
@@ -113,23 +114,24 @@ def _seconds(
         count
         * stage.training.batch_size
         * stage.training.gradient_accumulation_steps
-        * _training_flops(stage, shape, prompt, answer)
+        * _example_flops(stage, shape, prompt, answer)
         for stage, count in zip(runs, steps, strict=True)
     )
     evaluations = max(1, math.ceil(steps[-1] / config.evaluation.eval_interval))
     evaluation = _evaluation_seconds(
-        config, shape, len(split.val) * _judging_flops(config, shape, prompt, answer), rate
+        config, shape, len(couples_of(split.val)) * _judging_flops(config, shape, prompt, answer), rate
     )
     per_fit = training / (rate * TRAINING_SHARE) + evaluations * evaluation
     whole = _layer_flops(shape.layers, shape, prompt, answer) + _head_flops(shape, answer)
-    shared = (len(split.train) + len(split.val)) * whole / (rate * TRAINING_SHARE)
+    shared = len(answers_of((*split.train, *split.val))) / 2 * whole / (rate * TRAINING_SHARE)
     return per_fit, START_SECONDS + shared + 2 * evaluation + (trials + finals) * per_fit
 
 
-def _mean_tokens(pairs: Sequence[Pair], longest: int) -> tuple[float, float]:
+def _mean_tokens(preferences: Sequence[Pair | UnpairedRow], longest: int) -> tuple[float, float]:
     """Mean tokens of a prompt and of one answer, from words."""
-    prompt = sum(len(p.prompt.split()) for p in pairs) / len(pairs) * TOKENS_PER_WORD + 12
-    answer = sum(len(p.chosen.split()) + len(p.rejected.split()) for p in pairs) / (2 * len(pairs)) * TOKENS_PER_WORD
+    rows = answers_of(preferences)
+    prompt = sum(len(row.prompt.split()) for row in rows) / len(rows) * TOKENS_PER_WORD + 12
+    answer = sum(len(row.completion.split()) for row in rows) / len(rows) * TOKENS_PER_WORD
     return prompt, min(answer, longest - prompt)
 
 
@@ -151,6 +153,15 @@ def _above_trunk(config: Config, shape: Shape) -> int:
     return shape.layers - min(adapted) if isinstance(adapted, tuple) else shape.layers
 
 
+def _example_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
+    """One example: a pair, or for kto_unpaired an answer and a mismatched pair under policy and reference."""
+    pair = _training_flops(config, shape, prompt, answer)
+    if config.training.method != UNPAIRED_METHOD:
+        return pair
+    layers = shape.layers + _above_trunk(config, shape)
+    return (pair + _layer_flops(layers, shape, prompt, answer) + 2 * _head_flops(shape, answer)) / 2
+
+
 def _training_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
     """One pair forward and backward above the trunk; chunks of the head are computed twice, with a divergence more."""
     head = _head_flops(shape, answer) * (5 if config.training.method == "kto" else 3)
@@ -170,12 +181,12 @@ def _evaluation_seconds(config: Config, shape: Shape, pair_flops: float, rate: f
     return decoded / (rate * DECODING_SHARE) + (perplexity + pair_flops) / (rate * TRAINING_SHARE)
 
 
-def _memory_gb(config: Config, shape: Shape, pairs: int) -> float:
+def _memory_gb(config: Config, shape: Shape, answers: int) -> float:
     """Weights, what a training step keeps for its backward pass, and one chunk of logits; float32."""
     tokens = 2 * config.training.batch_size * config.training.max_length
     activations = tokens * shape.hidden * 4 * 34 * shape.layers
     logits = 256 * shape.vocabulary * 4 * 6
-    return (shape.parameters * 4 + activations + logits + pairs * 6e5) / 1e9 + 1.0
+    return (shape.parameters * 4 + activations + logits + answers * 3e5) / 1e9 + 1.0
 
 
 def _advice(config: Config) -> tuple[str, ...]:
@@ -213,7 +224,7 @@ def as_text(plan: Plan) -> str:
     lines = [
         f"Track {request.track}: {request.profile_reason}",
         f"  model       {config.model.base_model}{_size(plan.shape)}, method {config.training.method}",
-        f"  data        {len(plan.split.train)} pairs train, {len(plan.split.val)} evaluate, "
+        f"  data        {len(plan.split.train)} {_rows(plan)} train, {len(plan.split.val)} evaluate, "
         f"{len(plan.split.held_out)} held out ({', '.join(config.evaluation.held_out_domains) or 'no domain'})",
         f"  checks      {request.data.totals()}",
         f"  objectives  {', '.join(f'{name} {way}' for name, way in search.objectives.items())}"
@@ -236,6 +247,10 @@ def as_text(plan: Plan) -> str:
         "Nothing was started.",
     ]
     return "\n".join(lines)
+
+
+def _rows(plan: Plan) -> str:
+    return "answers" if isinstance(plan.split, AnswerSplit) else "pairs"
 
 
 def _size(shape: Shape | None) -> str:

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phasegpt.answers import couples_of, read_preferences, split_preferences
 from phasegpt.config import Config, value_at
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import Tree, load_tree, project_root, resolve, track_config
+from phasegpt.config_sections import is_text
 from phasegpt.data_checks import Rules
 from phasegpt.data_report import Report, check_file
 from phasegpt.files import read_json, write_text
-from phasegpt.pairs import HALVES, PairsError, read_pairs, read_prompts, split_pairs
+from phasegpt.pairs import HALVES, PairsError, read_prompts
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -186,6 +188,11 @@ def check_searchable(config: Config, tree: Tree) -> None:
             f"{tree.place(('search',))}: search.parameters: expected at least one parameter to search, found none; "
             f"for a single run: python train.py --config {tree.source}"
         )
+    if is_text(config.training.preference_dataset):
+        raise RequestError(
+            f"{tree.place(('training', 'preference_dataset'))}: training.preference_dataset: a search compares by "
+            f"pairs, and a text has none; for a single run: python train.py --config {tree.source}"
+        )
     ranges = [key for key, d in config.search.parameters.items() if d.kind not in ("choice", "grid")]
     without = [key for key in ranges if value_at(config, key) is None]
     if without:
@@ -199,21 +206,22 @@ def _no_first_value(key: str, tree: Tree) -> str:
 
 def check_data(config: Config) -> Report:
     """What the checks of the data say, warnings only. Raises RequestError with every problem, each with its line."""
-    dataset = resolve(config.training.preference_dataset)
-    problems = [*_pairs_problems(config, dataset), *_prompts_problems(config)]
+    dataset, text = resolve(config.training.preference_dataset), is_text(config.training.preference_dataset)
+    problems = [*(() if text else _pairs_problems(config, dataset)), *_prompts_problems(config)]
     if problems:
         raise RequestError("\n".join(problems))
-    return check_file(dataset, Rules.of(config))
+    return Report(str(dataset), 0, (), ("a plain text",)) if text else check_file(dataset, Rules.of(config))
 
 
 def _pairs_problems(config: Config, dataset: Path) -> Iterable[str]:
     try:
-        pairs = read_pairs(dataset, config.data.domains, config.data.stratify_by)
+        strata, method = config.data.stratify_by, config.training.method
+        preferences = read_preferences(dataset, method, config.data.domains, strata)
     except PairsError as error:
         return error.problems
     held_out = config.evaluation.held_out_domains
-    split = split_pairs(pairs, config.data.val_split, config.data.stratify_by, held_out, config.experiment.seed)
-    if split.train and split.val:
+    split = split_preferences(preferences, config.data.val_split, strata, held_out, config.experiment.seed)
+    if split.train and couples_of(split.val):
         return ()
     return (f"{config.training.preference_dataset}: too few pairs to train on and to evaluate on",)
 

@@ -9,6 +9,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -116,12 +117,31 @@ def _bad_input() -> tuple[type[Exception], ...]:
 def _search(options: argparse.Namespace) -> int:
     from phasegpt.base_model import resolve_base
     from phasegpt.config_io import project_root
+    from tune.wandb_sink import require_wandb
 
     request = _request(options)
+    if request.config.logging.use_wandb:
+        require_wandb()
     if options.plan:
         return _print_plan(request, options.json)
     resolve_base(request.config.model.base_model, project_root())
-    return _run(request, options)
+    return _run(_with_reference(request, options.tracking_uri), options)
+
+
+def _with_reference(request: "Request", uri: str | None) -> "Request":
+    """The request with a reference from the registry fetched and named by its version, and a line that says so."""
+    if not str(request.config.training.reference_model).startswith("models:/"):
+        return request
+    from phasegpt.checkpoints import with_fetched_reference
+    from phasegpt.config_io import project_root
+    from phasegpt.runs import references_of, run_paths
+    from tune.delivery import tracking_uri
+
+    shared_work = run_paths(request.places.storage, request.track, "any").shared_work
+    uri = tracking_uri(project_root(), uri)
+    config = with_fetched_reference(request.config, references_of(shared_work), uri)
+    said = f"training.reference_model is {config.training.reference_model}"
+    return replace(request, config=config, warnings=(*request.warnings, said))
 
 
 def _request(options: argparse.Namespace) -> "Request":

@@ -1,8 +1,9 @@
-"""The only writer to MLflow: what a search says of its runs, from the first parameter to the last status.
+"""The only writer to MLflow and W&B: what a search says of its runs, from the first parameter to the last status.
 
 A `Tracker` lives in the driver and never raises into the search. When the server is away, its events wait beside the
 search and go out later: when it is back, at the next `Tracker` on the same spool, or by
-`python -m tune.tracking sync FOLDER`. Knows nothing of trials or models, nor how an event is kept and delivered.
+`python -m tune.tracking sync FOLDER`. W&B gets the runs that ask for it beside MLflow, and never instead.
+Knows nothing of trials or models, nor how an event is kept and delivered.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from tune.delivery import Delivery, without_credentials
 from tune.outbox import LAST_PAUSE, Outbox
 from tune.spool import SPOOL, TrackingError, read_spool
+from tune.wandb_sink import WandbSink
 
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
@@ -38,13 +40,16 @@ def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 class Tracker:
     """The search's record in MLflow. Calls journal an event (fsync) and return; a thread sends in the background.
 
+    Runs whose params have `logging.use_wandb` go to W&B as well, all but their tables and files.
     `spool` is the file SPOOL in the search's folder. A `key` names a run for good, such as "search/trial-003": unique
-    in its experiment, without quotes. Raises TrackingError when made on a damaged spool or one in use; nothing later.
+    in its experiment, without quotes. Raises TrackingError when made on a damaged spool or one in use, and from the
+    first run that asks for W&B where the package is missing; nothing later.
     """
 
     def __init__(self, uri: str, experiment: str, spool: Path) -> None:
         self._delivery = Delivery(uri, experiment)
         self._outbox = Outbox(spool, self._delivery)
+        self._wandb = WandbSink(spool.parent)
         self._left = dict(self._outbox.left)
         self._outbox.put("open", uri=without_credentials(uri), experiment=experiment)
 
@@ -59,14 +64,16 @@ class Tracker:
     ) -> None:
         """Create the run `key`, or go on with it; `parent` is the key of the run it stands under."""
         self._left.pop(key, None)
-        short = {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()}
-        self._outbox.put("run", key=key, name=name, parent=parent, tags=_short_tags(tags or {}), params=short)
+        short, short_tags = {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()}, _short_tags(tags or {})
+        self._wandb.run(key, name, parent, short_tags, short)
+        self._outbox.put("run", key=key, name=name, parent=parent, tags=short_tags, params=short)
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
         """Values at a step. NaN and infinities are left out and noted in the tag not_finite.NAME."""
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         if finite:
             self._outbox.put("metrics", key=key, values=finite, step=step)
+            self._wandb.metrics(key, finite, step)
         odd = {f"not_finite.{n}": f"{v} at step {step}" for n, v in values.items() if not math.isfinite(v)}
         if odd:
             self.tags(key, odd)
@@ -74,6 +81,7 @@ class Tracker:
     def tags(self, key: str, tags: Mapping[str, str]) -> None:
         """Set tags; a tag set before is replaced."""
         self._outbox.put("tags", key=key, tags=_short_tags(tags))
+        self._wandb.tags(key, _short_tags(tags))
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Rows as a table artifact `name` (ends in .json), which the UI shows; a table of that name is replaced."""
@@ -93,6 +101,7 @@ class Tracker:
         """End a run. A later `run` with its key opens it again."""
         self._left.pop(key, None)
         self._outbox.put("finish", key=key, status=status)
+        self._wandb.finish(key, status)
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of a run, once its `run` event has been sent."""
@@ -110,8 +119,13 @@ class Tracker:
         return self._outbox.flush(timeout)
 
     def close(self, timeout: float = 30.0) -> int:
-        """Flush, then stop sending; returns how many events wait in the spool for the next Tracker or `sync`."""
-        return self._outbox.close(timeout)
+        """Flush, then stop sending; returns how many events wait in the spool for the next Tracker or `sync`.
+
+        W&B has CLOSE_SECONDS of its own to end.
+        """
+        waiting = self._outbox.close(timeout)
+        self._wandb.close()
+        return waiting
 
 
 def _short_tags(tags: Mapping[str, str]) -> dict[str, str]:

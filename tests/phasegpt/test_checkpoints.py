@@ -1,16 +1,55 @@
-"""Opening a checkpoint to generate."""
+"""A saved model by each kind of address, with a real MLflow in SQLite behind run ids and registry addresses."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from phasegpt import checkpoints
 from phasegpt.adapters import PhaseSettings
 from phasegpt.base_model import ModelError
-from phasegpt.checkpoints import answers, open_checkpoint
+from phasegpt.checkpoints import answers, locate, open_checkpoint, pinned, reference_folder
 from phasegpt.cli import main
 from phasegpt.models import LoraSettings, attach_policy, load_base
+from tests.phasegpt.trained import Trained, train_toy
+from tests.tune.contenders import LOW, candidate
+from tune.delivery import open_client, tracking_uri
+from tune.registry import promote
+from tune.tracking import Tracker
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LORA = LoraSettings(r=4, alpha=8, dropout=0.0, target_modules=("q_proj",))
+CHAMPION = "models:/phasegpt-track-b@champion"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, toy_sets: list[str]) -> Trained:
+    return train_toy(tmp_path_factory.mktemp("storage"), "one", toy_sets)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tracking_uri(tmp_path_factory.mktemp("mlflow"), None)
+
+
+@pytest.fixture(scope="module")
+def run_id(uri: str, trained: Trained, toy_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The run in MLflow as a search logs it; its adapter is the champion of track b."""
+    folder = tmp_path_factory.mktemp("spool")
+    tracker = Tracker(uri, "phasegpt-v14", folder / "spool.jsonl")
+    for name in ("one", "without"):
+        tracker.run(name, name)
+    tracker.file("one", trained.paths.results, "result")
+    tracker.file("one", trained.paths.checkpoints / "config.yaml", "config")
+    tracker.folder("one", trained.paths.adapter, "adapter")
+    assert tracker.close(60) == 0
+    made = tracker.run_id("one")
+    assert made is not None
+    assert promote(
+        open_client(uri), candidate(made, str(toy_model_dir), trained.paths.adapter, LOW, "b"), folder
+    ).promote
+    return made
 
 
 @pytest.mark.parametrize("phase", [None, PhaseSettings((1,), 8, 1.0, 1.0, 0.1, 3)], ids=["adapter", "with a branch"])
@@ -22,15 +61,127 @@ def test_an_adapter_folder_answers_by_itself(phase: PhaseSettings | None, toy_mo
     assert (open_checkpoint(str(tmp_path / "run"), tmp_path).phase is None) == (phase is None)
 
 
+def test_a_run_folder_brings_its_config_and_its_result(trained: Trained, toy_model_dir: Path, tmp_path: Path) -> None:
+    run = trained.paths.checkpoints
+    for address in (run, run / "adapter_model"):
+        found = locate(str(address), tmp_path)
+        assert (found.adapter, found.base_model) == (run / "adapter_model", str(toy_model_dir))
+        assert (found.config_file, found.result) == (run / "config.yaml", trained.paths.results)
+
+
+def test_another_checkpoint_of_a_run_brings_its_config_and_no_result(trained: Trained, tmp_path: Path) -> None:
+    """The result is of the chosen one."""
+    found = locate(str(trained.paths.checkpoints / "checkpoint-2"), tmp_path)
+    assert (found.config_file, found.result) == (trained.paths.checkpoints / "config.yaml", None)
+
+
+def test_an_adapter_alone_brings_neither(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.paths.adapter, tmp_path / "copy")
+    found = locate(str(tmp_path / "copy"), tmp_path)
+    assert (found.config_file, found.result) == (None, None)
+
+
+def test_an_untuned_model_has_no_adapter(toy_model_dir: Path, tmp_path: Path) -> None:
+    assert locate("base", tmp_path).base_model is None
+    for name in (str(toy_model_dir), "smollm2-135m", "Qwen/Qwen2.5-0.5B-Instruct"):
+        assert (locate(name, tmp_path).adapter, locate(name, tmp_path).base_model) == (None, name)
+    with pytest.raises(ModelError, match="untuned"):
+        open_checkpoint(str(toy_model_dir), tmp_path)
+
+
+def test_a_run_id_brings_what_mlflow_keeps(run_id: str, uri: str, trained: Trained, tmp_path: Path) -> None:
+    found = locate(run_id, tmp_path, uri)
+    assert found.adapter is not None
+    assert found.config_file is not None
+    assert found.result is not None
+    kept = {path.name: path.read_bytes() for path in trained.paths.adapter.iterdir()}
+    assert {path.name: path.read_bytes() for path in found.adapter.iterdir()} == kept
+    assert found.config_file.read_bytes() == (trained.paths.checkpoints / "config.yaml").read_bytes()
+    assert found.result.read_bytes() == trained.paths.results.read_bytes()
+
+
+def test_a_registry_alias_becomes_its_version(run_id: str, uri: str, toy_model_dir: Path, tmp_path: Path) -> None:
+    assert run_id
+    found = locate(CHAMPION, tmp_path, uri)
+    assert (found.address, found.base_model) == ("models:/phasegpt-track-b/1", str(toy_model_dir))
+    assert found.config_file is not None
+    assert len(answers(CHAMPION, ["Tell of a clock."], 4, tmp_path / "again", uri)) == 1
+
+
 def test_a_folder_without_an_adapter_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no adapter there"):
         open_checkpoint(str(tmp_path), tmp_path)
 
 
-def test_an_address_that_no_registry_has_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    words = ["generate", "--checkpoint", "models:/phasegpt-track-b@champion", "--tracking-uri", uri, "A prompt"]
+@pytest.mark.parametrize("address", ["/nowhere/run", "data/typo", "nothing", "a/b/c"])
+def test_an_address_of_nothing_names_the_forms_there_are(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no such checkpoint; expected an adapter folder, .*models:/NAME@ALIAS"):
+        locate(address, tmp_path)
+
+
+def test_a_run_without_an_adapter_or_unknown_to_mlflow_is_an_error(run_id: str, uri: str, tmp_path: Path) -> None:
+    client = open_client(uri)
+    experiment = client.get_run(run_id).info.experiment_id
+    (other,) = client.search_runs([experiment], "attributes.run_name = 'without'")
+    with pytest.raises(ModelError, match="the run without keeps no adapter"):
+        locate(other.info.run_id, tmp_path, uri)
+    with pytest.raises(ModelError, match=r"MLflow has no such run .*--tracking-uri"):
+        locate("0" * 32, tmp_path, uri)
+
+
+def test_an_adapter_that_names_no_base_model_is_an_error(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.paths.adapter, tmp_path / "copy")
+    (tmp_path / "copy" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="names no base model"):
+        locate(str(tmp_path / "copy"), tmp_path)
+
+
+def test_an_address_that_no_registry_has_is_one_sentence(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", "--checkpoint", "models:/phasegpt-track-c@champion", "--tracking-uri", uri, "A prompt"]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "models:/phasegpt-track-b@champion" in said
+    assert "models:/phasegpt-track-c@champion" in said
     assert "Traceback" not in said
+
+
+# --- training.reference_model ----------------------------------------------------------------------------------------
+
+
+def test_a_reference_from_the_registry_is_fetched_once_by_version(
+    run_id: str, uri: str, trained: Trained, toy_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_id
+    folder = reference_folder(CHAMPION, tmp_path, str(toy_model_dir), uri)
+    assert folder == tmp_path / "phasegpt-track-b" / "1"
+    weights = "adapter_model.safetensors"
+    assert (folder / weights).read_bytes() == (trained.paths.adapter / weights).read_bytes()
+    monkeypatch.setattr(checkpoints, "fetch", lambda *_: pytest.fail("fetched a second time"))
+    assert reference_folder(CHAMPION, tmp_path, str(toy_model_dir), uri) == folder
+    assert pinned(CHAMPION, uri) == "models:/phasegpt-track-b/1"
+    assert reference_folder(pinned(CHAMPION, uri), tmp_path, str(toy_model_dir), "http://127.0.0.1:9") == folder
+
+
+def test_a_failed_fetch_leaves_nothing_that_passes_for_a_reference(run_id: str, uri: str, tmp_path: Path) -> None:
+    assert run_id
+    for _ in range(2):
+        with pytest.raises(
+            ModelError, match=r"training\.reference_model: models:/phasegpt-track-b/7: the registry has"
+        ):
+            reference_folder("models:/phasegpt-track-b/7", tmp_path, "toy", uri)
+
+
+def test_a_reference_folder_is_taken_as_it_is(trained: Trained, toy_model_dir: Path, tmp_path: Path) -> None:
+    assert reference_folder(str(trained.paths.adapter), tmp_path, str(toy_model_dir)) == trained.paths.adapter
+
+
+def test_a_reference_that_does_not_fit_says_why(run_id: str, uri: str, trained: Trained, tmp_path: Path) -> None:
+    assert run_id
+    with pytest.raises(ModelError, match=r"training\.reference_model: .* is no adapter"):
+        reference_folder(str(tmp_path / "absent"), tmp_path, "toy")
+    for name in (CHAMPION, str(trained.paths.adapter)):
+        with pytest.raises(
+            ModelError, match=r"training\.reference_model: .* made for the base model .*, not for other"
+        ):
+            reference_folder(name, tmp_path, "other", uri)
+    with pytest.raises(ModelError, match=r"training\.reference_model: models:/phasegpt-track-c@champion"):
+        reference_folder("models:/phasegpt-track-c@champion", tmp_path, "toy", uri)

@@ -100,7 +100,12 @@ def test_adapters_lie_on_all_layers_on_named_ones_or_on_the_upper_third(layers: 
     ("laid", "key"),
     [
         ({"training__method": "kto"}, "training.kto_lambda"),
+        ({"training__method": "kto_unpaired"}, "training.gradient_accumulation_steps"),
+        ({"training__method": "kto_unpaired", "training__batch_size": 1}, "training.batch_size"),
         ({"training__fp16": True, "training__bf16": True}, "training.bf16"),
+        ({"model__lora_config__bias": "all"}, "model.lora_config.bias"),
+        ({"model__lora_config__bias": "lora_only"}, "model.lora_config.bias"),
+        ({"training__preference_dataset": "prose.txt"}, "training.preference_dataset"),
         ({"training__max_length": 128}, "training.max_prompt_length"),
         ({"training__phase_a__num_epochs": 1}, "training.phase_a"),
         ({"training__phase_b__num_epochs": 1}, "training.phase_b"),
@@ -112,6 +117,7 @@ def test_adapters_lie_on_all_layers_on_named_ones_or_on_the_upper_third(layers: 
         ({"model__use_phase_attention": True, "model__phase_layer_idx": []}, "model.phase_layer_idx"),
         ({"evaluation__held_out_domains": ["arts"]}, "evaluation.held_out_domains"),
         ({"evaluation__metrics": ["spiral_scor"]}, "evaluation.metrics"),
+        ({"evaluation__metrics": ["spiral_score", "mine:"]}, "evaluation.metrics"),
         ({"evaluation__metric_for_best_model": "speed"}, "evaluation.metric_for_best_model"),
         ({"search__objectives": {"perplexity": "max"}}, "search.objectives.perplexity"),
         ({"search__objectives": {"spiral": "max"}}, "search.objectives.spiral"),
@@ -128,6 +134,81 @@ def test_a_combination_that_cannot_run_is_refused_at_the_key_to_change(laid: dic
     assert key in refusals(**laid)
 
 
+SCHEDULE: dict[str, Any] = {"enabled": True, "initial_lambda": 0.5, "final_lambda": 0}
+ENABLED = "training.kto_config.lambda_schedule.enabled"
+
+
+def scheduled(**laid: Any) -> dict[str, Any]:
+    """A kto run whose λ moves."""
+    return {"training__method": "kto", "training__kto_config__lambda_schedule": SCHEDULE, **laid}
+
+
+def test_a_lambda_schedule_takes_the_place_of_a_plain_lambda() -> None:
+    made = config(**scheduled())
+    assert made.training.kto_lambda is None
+    assert "lambda_schedule sets λ" in str(unused(made, "training.kto_lambda"))
+    for name in ("initial_lambda", "final_lambda", "schedule_type"):
+        key = f"training.kto_config.lambda_schedule.{name}"
+        assert unused(made, key) is None
+        assert "while training.kto_config.lambda_schedule.enabled" in str(
+            unused(config(training__method="kto", training__kto_lambda=0.1), key)
+        )
+
+
+@pytest.mark.parametrize(
+    ("laid", "said"),
+    [
+        ({"training__kto_lambda": 0.1}, r"so does kto_lambda \(0.1\); set kto_lambda to null"),
+        ({"training__method": "dpo"}, "only method kto has a λ that can move, found method dpo"),
+        ({"training__kto_config__lambda_schedule__final_lambda": None}, "give final_lambda beside it"),
+        ({"training__kto_config__lambda_schedule": {"enabled": True}}, "give initial_lambda and final_lambda"),
+    ],
+)
+def test_a_schedule_that_cannot_run_names_the_keys(laid: dict[str, Any], said: str) -> None:
+    values = scheduled() | {"training__kto_config__lambda_schedule": dict(SCHEDULE)} | laid
+    assert re.search(said, refusals(**values)[ENABLED])
+
+
+STAGES = [{"name": "easy", "epochs": 2, "data_fraction": 0.5}, {"name": "all", "epochs": 1, "data_fraction": 1}]
+CURRICULUM: dict[str, Any] = {"training__curriculum_learning": {"enabled": True, "stages": STAGES}}
+
+
+def test_the_stages_of_an_enabled_curriculum_have_their_own_epochs() -> None:
+    made = config(**CURRICULUM)
+    assert [stage.name for stage in made.training.curriculum_learning.active] == ["easy", "all"]
+    assert "have their own epochs" in str(unused(made, "training.num_epochs"))
+    off = config(training__curriculum_learning={"stages": STAGES})
+    assert off.training.curriculum_learning.active == ()
+    assert unused(off, "training.num_epochs") is None
+
+
+@pytest.mark.parametrize(
+    ("laid", "said"),
+    [
+        ({"training__curriculum_learning": {"enabled": True}}, "needs stages"),
+        (
+            CURRICULUM | {"training__method": "kto_unpaired", "training__gradient_accumulation_steps": 1},
+            "kto_unpaired trains on answers",
+        ),
+    ],
+)
+def test_a_curriculum_that_cannot_run_says_why(laid: dict[str, Any], said: str) -> None:
+    assert said in refusals(**laid)["training.curriculum_learning.enabled"]
+
+
+def test_the_supervised_stage_has_neither_schedule_nor_curriculum() -> None:
+    phases = {"training__phase_a": {"num_epochs": 7}, "training__phase_b": {"num_epochs": 3}}
+    made = config(**scheduled(**phases), **CURRICULUM)
+    first, second = stages(made)
+    assert first.training.curriculum_learning.active == ()
+    assert not first.training.kto_config.lambda_schedule.enabled
+    assert first.training.num_epochs == 7
+    assert second.training.curriculum_learning == made.training.curriculum_learning
+    assert second.training.kto_config == made.training.kto_config
+    assert "have their own epochs" in str(unused(made, "training.phase_b.num_epochs"))
+    assert unused(made, "training.phase_a.num_epochs") is None
+
+
 def test_an_objective_of_a_search_must_be_measured() -> None:
     measured = {"evaluation__metrics": ["subtlety"], "evaluation__metric_for_best_model": "subtlety"}
     assert config(**measured).search.objectives == {"spiral_score": "max"}
@@ -138,17 +219,10 @@ def test_an_objective_of_a_search_must_be_measured() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("training.method", "kto_unpaired"),
-        ("training.reference_model", "models:/phasegpt-track-a@champion"),
-        ("training.kto_config.log_kl_components", True),
-        ("training.kto_config.lambda_schedule.enabled", True),
-        ("training.curriculum_learning.enabled", True),
         ("training.deepspeed_config", "ds_config.json"),
         ("training.distributed.enabled", True),
         ("evaluation.metrics", ["spiral_score", "memory_usage"]),
-        ("evaluation.metrics", ["spiral_score", "mine.metrics:rhyme"]),
         ("evaluation.baseline_checkpoint", "checkpoints/x"),
-        ("logging.use_wandb", True),
         ("logging.track_phase_dynamics", True),
         ("search.scheduler", "halving"),
         ("search.pick", "knee"),
@@ -162,6 +236,64 @@ def test_every_table_names_keys_of_the_schema() -> None:
     assert NOT_YET.keys() <= KEYS.keys()
     assert USED_BY.keys() <= KEYS.keys()
     assert set(config().evaluation.metrics) <= METRICS.keys()
+
+
+OWN = "mine.metrics:rhyme"
+SEARCHED: dict[str, Any] = {"search__parameters": {"training.beta": {"uniform": [0.1, 1]}}}
+
+
+def test_a_metric_of_ones_own_may_be_measured_searched_and_bounded_without_being_imported() -> None:
+    made = config(
+        evaluation__metrics=["spiral_score", OWN],
+        evaluation__metric_for_best_model=OWN,
+        search__objectives={OWN: "min", "spiral_score": "max"},
+        search__constraints={OWN: "<= 1.5 * baseline"},
+        **SEARCHED,
+    )
+    assert made.search.constraints[OWN].limit(2.0) == 3.0
+    assert Config.model_validate(made.dump()) == made
+
+
+def test_a_metric_of_ones_own_that_is_not_measured_cannot_be_searched_for() -> None:
+    found = refusals(search__objectives={OWN: "min"}, **SEARCHED)
+    assert "not measured; add it to evaluation.metrics" in found[f"search.objectives.{OWN}"]
+
+
+def test_a_guard_may_be_bounded_wherever_answers_are_made() -> None:
+    bound = {"search__constraints": {"repetition": "<= 0.1"}, **SEARCHED}
+    assert config(**bound).search.constraints["repetition"].factor == 0.1
+    without_answers = {
+        "evaluation__metrics": ["eval_loss"],
+        "evaluation__metric_for_best_model": "eval_loss",
+        "search__objectives": {"eval_loss": "min"},
+    }
+    assert "not measured" in refusals(**without_answers, **bound)["search.constraints.repetition"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("spiral_scor", "no metric named spiral_scor; did you mean spiral_score?"),
+        ("distinct2", "no metric named distinct2; did you mean distinct_2?"),
+        ("mine.metrics", "no metric named mine.metrics"),
+        ("mine metrics:f", "expected a metric of your own as package.module:function, found mine metrics:f"),
+    ],
+)
+def test_a_name_that_is_no_metric_is_refused_with_the_nearest_one(name: str, message: str) -> None:
+    assert message in refusals(evaluation__metrics=["spiral_score", name])["evaluation.metrics"]
+    assert message in refusals(search__constraints={name: "<= 1"})[f"search.constraints.{name}"]
+
+
+def test_a_stage_keeps_the_objectives_which_say_which_way_is_better() -> None:
+    made = config(
+        training__phase_a={},
+        training__phase_b={},
+        search__objectives={OWN: "min"},
+        evaluation__metrics=["spiral_score", OWN],
+        **SEARCHED,
+    )
+    assert [stage.search.objectives for stage in stages(made)] == [{OWN: "min"}] * 2
+    assert [stage.search.parameters for stage in stages(made)] == [{}] * 2
 
 
 def test_a_config_cannot_be_changed() -> None:
@@ -206,6 +338,34 @@ def test_phases_are_a_supervised_stage_and_then_the_method_itself() -> None:
     assert {stage.training.batch_size for stage in (first, second)} == {2}
     assert {stage.training.phase_a for stage in (first, second)} == {None}
     assert first.evaluation == made.evaluation
+
+
+UNPAIRED = {"training__method": "kto_unpaired", "training__gradient_accumulation_steps": 1}
+
+
+def test_kto_unpaired_runs_one_batch_of_two_or_more_a_step_and_says_why() -> None:
+    assert config(**UNPAIRED, training__batch_size=2).training.desirable_weight == 1.0
+    refused = refusals(training__method="kto_unpaired", training__batch_size=1)
+    assert "statistic of one batch" in refused["training.gradient_accumulation_steps"]
+    assert "expected 1, found 8; raise batch_size instead" in refused["training.gradient_accumulation_steps"]
+    assert "another row's answer; expected at least 2, found 1" in refused["training.batch_size"]
+
+
+def test_the_stage_that_kto_unpaired_trains_is_the_one_that_must_not_accumulate() -> None:
+    phases = {"training__phase_a": {"num_epochs": 1}, "training__phase_b": {"gradient_accumulation_steps": 1}}
+    first, second = stages(config(training__method="kto_unpaired", **phases))
+    assert (first.training.method, first.training.gradient_accumulation_steps) == ("lora", 8)
+    assert (second.training.method, second.training.gradient_accumulation_steps) == ("kto_unpaired", 1)
+    phases["training__phase_b"] = {"batch_size": 1}
+    refused = refusals(**UNPAIRED, **phases)
+    assert list(refused) == ["training.phase_b.batch_size"]
+
+
+def test_the_weights_of_the_labels_are_read_by_kto_unpaired_alone() -> None:
+    assert unused(config(**UNPAIRED), "training.desirable_weight") is None
+    assert unused(config(**UNPAIRED), "training.beta") is None
+    assert "read only by kto_unpaired" in str(unused(config(), "training.undesirable_weight"))
+    assert "unused with method kto_unpaired" in str(unused(config(**UNPAIRED), "training.label_smoothing"))
 
 
 def test_a_key_is_unused_when_the_method_does_not_read_it_or_both_phases_set_it() -> None:

@@ -1,6 +1,8 @@
 """The divergences against numbers worked by hand, finite differences, and one pass over all tokens."""
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -161,3 +163,25 @@ def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
     [gradient] = torch.autograd.grad((logps**2).sum(), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+PEAK = """
+import resource, torch
+from phasegpt.divergences import token_statistics
+torch.set_num_threads(2)
+generator = torch.Generator().manual_seed(0)
+head = torch.randn(49_152, 32, generator=generator)
+hidden = torch.randn(32 * 512, 32, generator=generator).requires_grad_()
+reference = torch.randn(32 * 512, 32, generator=generator)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+logps, values = token_statistics(hidden, torch.zeros(32 * 512, dtype=torch.long), head, reference)
+(logps.sum() + values.sum()).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_32_sequences_of_512_tokens_at_a_vocabulary_of_49k_stay_under_a_gigabyte() -> None:
+    # their logits alone would be 3,072 MiB for the policy and as much for the reference
+    shown = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert float(shown.stdout) < 1000

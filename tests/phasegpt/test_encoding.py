@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from phasegpt.encoding import EncodedPair, completion_ids, encode_pair, pad, pair_batch, prompt_ids
+from phasegpt.answers import answers_of
+from phasegpt.encoding import (
+    EncodedPair,
+    completion_ids,
+    encode_answer,
+    encode_pair,
+    pad,
+    prompt_ids,
+    sequence_batch,
+)
 from phasegpt.pairs import Pair, read_pairs
 from tests.toy import DOMAINS
 
@@ -78,6 +87,16 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_an_error(tokenizer: Any, 
         encode_pair(tokenizer, pair, max_length=5, max_prompt_length=5)
 
 
+@pytest.mark.parametrize("lengths", [(512, 256), (20, 12)], ids=["whole", "cut"])
+def test_an_answer_alone_is_encoded_as_in_its_pair(tokenizer: Any, pair: Pair, lengths: tuple[int, int]) -> None:
+    both = encode_pair(tokenizer, pair, *lengths)
+    chosen, rejected = (encode_answer(tokenizer, answer, *lengths) for answer in answers_of([pair]))
+    assert (chosen.id, rejected.id) == (f"{pair.id}-chosen", f"{pair.id}-rejected")
+    assert (chosen.prompt, chosen.completion, rejected.completion) == (both.prompt, both.chosen, both.rejected)
+    prompt_cut = len(prompt_ids(tokenizer, pair.prompt)) - len(both.prompt)
+    assert chosen.cut_tokens + rejected.cut_tokens - prompt_cut == both.cut_tokens
+
+
 def test_padding_goes_right_or_left_and_is_masked() -> None:
     ids, mask = pad([[5, 6, 7], [8]], pad_id=9)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
@@ -87,8 +106,8 @@ def test_padding_goes_right_or_left_and_is_masked() -> None:
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
-def test_a_batch_holds_the_chosen_first_and_masks_all_but_the_completions() -> None:
-    batch = pair_batch([EncodedPair("a", (1, 2), (3,), (4, 5), 0), EncodedPair("b", (6,), (7, 8), (9,), 0)], pad_id=0)
+def test_a_batch_masks_all_but_the_completions() -> None:
+    batch = sequence_batch([((1, 2), (3,)), ((6,), (7, 8)), ((1, 2), (4, 5)), ((6,), (9,))], pad_id=0)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [6, 7, 8, 0], [1, 2, 4, 5], [6, 9, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
     assert batch["completion_mask"].tolist() == [[0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from phasegpt.divergences import KINDS, divergence
-from phasegpt.encoding import EncodedPair, encode_pair, pair_batch
+from phasegpt.encoding import EncodedPair, encode_pair, sequence_batch
 from phasegpt.forward import PairModel, completion_hidden, sum_by_row
 from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
 from phasegpt.pairs import read_pairs
@@ -40,7 +40,8 @@ def pairs(policy: Policy, toy_pairs_file: Path) -> list[EncodedPair]:
 
 
 def batch_of(policy: Policy, pairs: list[EncodedPair]) -> dict[str, Tensor]:
-    batch = pair_batch(pairs, policy.base.tokenizer.pad_token_id)
+    sequences = [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
+    batch = sequence_batch(sequences, policy.base.tokenizer.pad_token_id)
     return {**batch, "reference_logps": torch.zeros(2 * len(pairs), dtype=torch.float64)}
 
 
@@ -84,6 +85,20 @@ def test_a_wider_batch_with_more_padding_changes_no_log_prob(policy: Policy, pai
         narrow, padded = PairModel(policy)(batch), PairModel(policy)(wide)
     assert_exact(padded.policy_chosen_logps, narrow.policy_chosen_logps)
     assert_exact(padded.policy_rejected_logps, narrow.policy_rejected_logps)
+
+
+def test_padding_on_the_left_changes_no_log_prob(policy: Policy, pairs: list[EncodedPair]) -> None:
+    batch = batch_of(policy, pairs)
+    left = {name: value if value.dim() == 1 else torch.zeros_like(value) for name, value in batch.items()}
+    left["reference_logps"] = batch["reference_logps"]
+    for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+        for name in ("input_ids", "attention_mask", "completion_mask"):
+            left[name][row, -length:] = batch[name][row, :length]
+    assert not torch.equal(left["attention_mask"], batch["attention_mask"])
+    with torch.no_grad():
+        right, turned = PairModel(policy)(batch), PairModel(policy)(left)
+    # rotary angles of the shifted positions are made in float32
+    torch.testing.assert_close(turned.policy_logps, right.policy_logps, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

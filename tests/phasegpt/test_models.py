@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from phasegpt import models
 from phasegpt.adapters import ADAPTER_CONFIG, ADAPTER_FILE, PHASE_FILE, PhaseSettings, SavedBranch, write_branch
 from phasegpt.base_model import ModelError
 from phasegpt.models import (
@@ -21,6 +22,7 @@ from phasegpt.models import (
     Policy,
     adapter_layers,
     attach_policy,
+    attention_for,
     load_base,
     load_policy,
     load_trainable_state,
@@ -125,6 +127,41 @@ def test_pickled_weights_are_never_read(toy_model_dir: Path, tmp_path: Path) -> 
 # --- which layers and modules ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "capability", "package", "chosen", "reason"),
+    [
+        ("cpu", torch.bfloat16, 9, True, "sdpa", "needs a GPU"),
+        ("cuda", torch.float32, 9, True, "sdpa", "needs bf16 or fp16"),
+        ("cuda", torch.float16, 7, True, "sdpa", "needs an Ampere GPU"),
+        ("cuda", torch.bfloat16, 8, False, "sdpa", "flash-attn is not installed"),
+        ("cuda", torch.bfloat16, 8, True, "flash_attention_2", "allow it"),
+    ],
+)
+def test_attention_is_flash_where_gpu_precision_and_package_allow_it_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    dtype: torch.dtype,
+    capability: int,
+    package: bool,
+    chosen: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (capability, 0))
+    monkeypatch.setattr(models, "is_flash_attn_2_available", lambda: package)
+    found, why = attention_for(dtype, device)
+    assert found == chosen
+    assert reason in why
+
+
+def test_loading_says_in_one_line_which_attention_was_chosen(
+    toy_model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "phasegpt"):
+        base = load_base(str(toy_model_dir), Path("/"))
+    assert caplog.messages == [f"attention of {toy_model_dir}: sdpa (flash attention needs a GPU)"]
+    assert base.model.config._attn_implementation == "sdpa"
+
+
 def test_the_upper_third_is_the_last_third_of_the_layers_and_at_least_one() -> None:
     assert adapter_layers("upper_third", 30) == tuple(range(20, 30))
     assert adapter_layers("upper_third", 4) == (3,)
@@ -147,7 +184,7 @@ def test_a_target_that_cannot_be_adapted_is_an_error_that_lists_those_that_can(b
 
 
 def test_biases_that_could_not_be_taken_back_are_refused(base: Base) -> None:
-    with pytest.raises(ModelError, match=r"model\.lora_config\.bias: 'all' is not available yet"):
+    with pytest.raises(ModelError, match=r"model\.lora_config\.bias: all trains what taking"):
         attach_policy(base, replace(LORA, bias="all"), seed=0)
 
 

@@ -16,7 +16,6 @@ from phasegpt.pairs import (
     Pair,
     PairsError,
     Prompt,
-    easiest,
     pairs_hash,
     read_pairs,
     read_prompts,
@@ -277,36 +276,3 @@ def test_seeds_draw_different_splits_of_the_shipped_size() -> None:
 
 def test_the_toy_file_reads_as_it_was_written(toy_pairs_file: Path) -> None:
     assert [pair.prompt for pair in read_pairs(toy_pairs_file, DOMAINS)] == [row["prompt"] for row in toy_pairs()]
-
-
-# --- easy to hard ----------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=30, deadline=None)
-@given(numbers, st.randoms(use_true_random=False), st.floats(0.01, 1.0), st.floats(0.01, 1.0))
-def test_a_curriculum_grows_from_easy_to_hard_whatever_the_order_of_rows(
-    prompts: list[int], random: Any, one: float, other: float
-) -> None:
-    pairs = make_pairs(prompts)
-    shuffled = pairs.copy()
-    random.shuffle(shuffled)
-    small, large = (easiest(pairs, fraction) for fraction in sorted((one, other)))
-    assert large[: len(small)] == small == easiest(shuffled, min(one, other))
-    levels = [(COMPLEXITIES.index(str(p.complexity)), SUBTLETIES.index(str(p.subtlety))) for p in large]
-    assert levels == sorted(levels)
-    assert len(easiest(pairs, 1.0)) == len(pairs)
-
-
-def test_the_three_stages_of_the_schema_hold_the_easiest_third_two_thirds_and_all(tmp_path: Path) -> None:
-    pairs = read_pairs(write_jsonl(tmp_path / "pairs.jsonl", toy_pairs()), DOMAINS)
-    assert [len(easiest(pairs, fraction)) for fraction in (0.3, 0.6, 1.0)] == [11, 22, 36]
-    assert {pair.complexity for pair in easiest(pairs, 0.3)} == {"simple"}
-    assert {pair.complexity for pair in easiest(pairs, 0.6)} == {"simple", "medium"}
-
-
-def test_a_curriculum_without_labels_or_with_an_odd_fraction_is_an_error(tmp_path: Path) -> None:
-    pairs = read_pairs(write_jsonl(tmp_path / "pairs.jsonl", toy_pairs()), DOMAINS)
-    with pytest.raises(ValueError, match="needs its complexity"):
-        easiest([replace(pairs[0], complexity=None)], 0.5)
-    with pytest.raises(ValueError, match="data_fraction"):
-        easiest(pairs, 0.0)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from phasegpt import shared_work
-from phasegpt.encoding import encode_pair, pair_batch
+from phasegpt.answers import answers_of, couples_of
+from phasegpt.encoding import EncodedPair, encode_pair, sequence_batch
 from phasegpt.forward import PairModel, completion_hidden
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base
 from phasegpt.pairs import Pair, read_pairs
@@ -44,13 +45,13 @@ def policy(base: Base) -> Iterator[Policy]:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of pairs of each reference pass through the model."""
+    """The number of answers of each reference pass through the model."""
     found: list[int] = []
     original = shared_work._reference_pass
 
-    def counted(policy: Policy, encoded: Any, on_progress: Any) -> Any:
-        found.append(len(encoded))
-        return original(policy, encoded, on_progress)
+    def counted(policy: Policy, sequences: Any, on_progress: Any) -> Any:
+        found.append(len(sequences))
+        return original(policy, sequences, on_progress)
 
     monkeypatch.setattr(shared_work, "_reference_pass", counted)
     return found
@@ -60,6 +61,10 @@ def entries(store: Path) -> list[str]:
     return sorted(path.name for path in store.iterdir() if path.is_dir())
 
 
+def chosen_first(pairs: list[EncodedPair]) -> list[Any]:
+    return [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
+
+
 def test_the_second_call_computes_nothing_whatever_the_order_the_seed_and_the_lines(
     base: Base, policy: Policy, pairs: tuple[Pair, ...], passes: list[int], tmp_path: Path
 ) -> None:
@@ -67,7 +72,7 @@ def test_the_second_call_computes_nothing_whatever_the_order_the_seed_and_the_li
     policy.detach()
     other = attach_policy(base, replace(LORA, r=2), seed=9)
     second = prepare(tmp_path, other, [replace(pair, line=0) for pair in reversed(pairs)], LENGTHS)
-    assert passes == [6]
+    assert passes == [12]
     assert second.folder == first.folder
     assert entries(tmp_path) == [first.folder.name]
     other.detach()
@@ -133,7 +138,8 @@ def test_a_batch_equals_computing_it_directly(policy: Policy, pairs: tuple[Pair,
     shared = prepare(tmp_path, policy, pairs, LENGTHS)
     tokenizer = policy.base.tokenizer
     chosen = [pairs[4], pairs[1], pairs[2]]
-    direct = pair_batch([encode_pair(tokenizer, pair, 512, 256) for pair in chosen], tokenizer.pad_token_id)
+    encoded = [encode_pair(tokenizer, pair, 512, 256) for pair in chosen]
+    direct = sequence_batch(chosen_first(encoded), tokenizer.pad_token_id)
     direct["reference_logps"] = torch.zeros(6)
     with policy.as_reference():
         outputs = PairModel(policy)(direct)
@@ -165,7 +171,26 @@ def test_what_truncation_took_is_counted(policy: Policy, pairs: tuple[Pair, ...]
     cut = [encode_pair(policy.base.tokenizer, pair, 24, 8) for pair in pairs]
     shared = prepare(tmp_path, policy, pairs, short)
     assert shared.cut_tokens == sum(pair.cut_tokens for pair in cut) > 0
-    assert shared.encoded(pairs[3].id) == replace(cut[3], cut_tokens=0)
+    assert shared.max_length == 24
+    for name, completion in (("chosen", cut[3].chosen), ("rejected", cut[3].rejected)):
+        assert shared.sequence(f"{pairs[3].id}-{name}") == (cut[3].prompt, completion)
+
+
+def test_unpaired_answers_are_what_they_are_in_pairs(policy: Policy, pairs: tuple[Pair, ...], tmp_path: Path) -> None:
+    by_pairs = prepare(tmp_path, policy, pairs, LENGTHS)
+    answers = answers_of(pairs)
+    turned = prepare(tmp_path, policy, answers[::-1], LENGTHS)
+    couples = {"across": (answers[0].id, answers[3].id)}
+    across = prepare(tmp_path, policy, answers[::-1], LENGTHS, couples=couples)
+    assert turned.folder == across.folder != by_pairs.folder
+    assert dict(turned.couples) == {f"{pair.id}-chosen": couples_of(pairs)[pair.id] for pair in pairs}
+    ids = [pair.id for pair in pairs[:2]]
+    expected = by_pairs.batch(ids, 0, with_hidden=True)
+    found = turned.batch([f"{name}-chosen" for name in ids], 0, with_hidden=True)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-4)
+    crossed = across.batch(["across"], 0, with_hidden=False)
+    assert torch.equal(crossed["input_ids"], across.answers(couples["across"], 0, with_hidden=False)["input_ids"])
 
 
 def test_many_small_batches_equal_one(
@@ -176,7 +201,7 @@ def test_many_small_batches_equal_one(
     monkeypatch.setattr(shared_work, "BATCH_TOKENS", 1)
     steps: list[tuple[str, int, int]] = []
     many = prepare(tmp_path / "many", policy, pairs, LENGTHS, lambda *step: steps.append(step))
-    assert steps == [("reference", done, 6) for done in range(1, 7)]
+    assert steps == [("reference", done, 12) for done in range(1, 13)]
     for name, value in many.batch(ids, pad_id, with_hidden=True).items():
         torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-4)
 
@@ -211,7 +236,7 @@ def test_a_damaged_entry_is_computed_again_with_a_warning(
     damage(first.folder)
     with caplog.at_level(logging.WARNING, "phasegpt"):
         again = prepare(tmp_path, policy, pairs, LENGTHS)
-    assert passes == [6, 6]
+    assert passes == [12, 12]
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         f"shared work in {first.folder} is damaged and is computed again"
     ]
@@ -247,6 +272,6 @@ def test_two_threads_at_once_compute_once(
         thread.start()
     for thread in threads:
         thread.join()
-    assert passes == [6]
+    assert passes == [12]
     assert len(found) == 2
     assert found[0] == found[1]

@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phasegpt import parts, train
+from phasegpt import material, train
 from phasegpt.base_model import ModelError
+from phasegpt.checkpoint_files import checkpoint_step
 from phasegpt.config import Config, stages
 from phasegpt.config_io import load_config, track_config
 from phasegpt.evaluate import Evaluation
+from phasegpt.metrics.declared import GUARDS
+from phasegpt.metrics.own import OwnMetricError
+from phasegpt.metrics.text import scorer
 from phasegpt.models import load_base, load_policy
-from phasegpt.objectives import Dpo, PenalisedDpo, Sft
+from phasegpt.objectives import Dpo, Kto, PenalisedDpo, Sft
+from phasegpt.pairs import PairsError
 from phasegpt.parts import RunError, Workbench, device_of, objective_of, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, run_paths
 from phasegpt.shared_work import prepare
 from phasegpt.train import fit, measure
-from phasegpt.trainer import NonFiniteLossError, ReferenceMismatchError, checkpoint_step
+from phasegpt.trainer import NonFiniteLossError, ReferenceMismatchError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,12 +143,13 @@ def test_the_result_says_what_ran_and_what_came_of_it(
     assert result.training_log[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert [row["step"] for row in result.curve] == [3, 6]
     assert result.metrics == {key: value for key, value in result.curve[-1].items() if key != "step"}
-    assert set(result.metrics) == set(config_of(toy_overrides).evaluation.metrics)
+    assert set(result.metrics) == {*config_of(toy_overrides).evaluation.metrics, *GUARDS}
     assert len(result.answers) == 4
     assert result.data == {"train": 23, "val": 4, "cut_tokens": 0}
     assert len(result.pairs) == 4
     assert set(result.versions) >= {"torch", "transformers", "peft"}
-    assert set(result.hashes) == {"data", "base_model", "reference_adapter"}
+    assert set(result.hashes) == {"data", "base_model", "reference_adapter", "scorer"}
+    assert result.hashes["scorer"] == scorer()
     assert result.seconds["total"] > result.seconds["evaluation"] > 0
 
 
@@ -176,7 +183,7 @@ def test_a_rerun_of_a_finished_run_trains_and_evaluates_nothing_and_gives_the_sa
         raise AssertionError("computed again")
 
     monkeypatch.setattr(train, "evaluate", never)
-    monkeypatch.setattr("phasegpt.trainer._PairTrainer", never)
+    monkeypatch.setattr("phasegpt.trainer._Trainer", never)
     again = fit(config_of(toy_overrides), never, paths=paths, on_step=never)
     assert comparable(again) == comparable(result)
     assert (paths.checkpoints / "checkpoint-6").stat().st_mtime_ns == before
@@ -280,6 +287,61 @@ def test_half_a_checkpoint_and_what_was_evaluated_from_it_are_passed_over(
     assert_same_run(paths, whole[0], step=6)
 
 
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("trainable.safetensors", flip),
+        ("trainable.safetensors", truncate),
+        ("optimizer.pt", truncate),
+        ("trainer_state.json", truncate),
+        ("adapter_model/adapter_model.safetensors", flip),
+    ],
+)
+def test_a_newest_checkpoint_with_damaged_bytes_falls_back_to_the_one_before_and_ends_the_same(
+    whole: tuple[RunPaths, RunResult, list[Any]],
+    toy_overrides: list[str],
+    tmp_path: Path,
+    caplog: Any,
+    name: str,
+    spoil: Callable[[Path], None],
+) -> None:
+    paths = paths_of(tmp_path)
+    shutil.copytree(whole[0].checkpoints, paths.checkpoints)
+    spoil(paths.checkpoints / "checkpoint-6" / name)
+    steps: list[int] = []
+    with caplog.at_level(logging.WARNING, "phasegpt"):
+        fit(config_of(toy_overrides), paths=paths, on_step=lambda step, _: steps.append(step))
+    assert f"checkpoint-6 is damaged ({name}) and is passed over" in caplog.text
+    assert steps == [4, 5, 6]
+    assert_same_run(paths, whole[0], step=6)
+
+
+def test_a_damaged_best_checkpoint_is_an_error_and_never_published(
+    whole: tuple[RunPaths, RunResult, list[Any]], toy_overrides: list[str], tmp_path: Path
+) -> None:
+    paths = paths_of(tmp_path)
+    shutil.copytree(whole[0].checkpoints, paths.checkpoints)
+    shutil.rmtree(paths.adapter)
+    evaluation = paths.checkpoints / "evaluations" / "step-00000003.json"
+    stored = json.loads(evaluation.read_text())
+    stored["summary"]["spiral_score"] = 2.0  # so that step 3 is the best
+    evaluation.write_text(json.dumps(stored))
+    flip(paths.checkpoints / "checkpoint-3" / "adapter_model" / "adapter_model.safetensors")
+    with pytest.raises(RunError, match=r"checkpoint-3, the best of the run, is damaged .*; remove .* and run again"):
+        fit(config_of(toy_overrides), paths=paths)
+    assert not paths.adapter.exists()
+
+
 # --- the folder belongs to one run -----------------------------------------------------------------------------------
 
 
@@ -350,6 +412,71 @@ def test_the_chosen_checkpoint_is_the_best_by_the_metric_or_else_the_last(
     assert published == source.read_bytes()
 
 
+NO_SEARCH = ("search.parameters={}", "search.objectives={spiral_score: max}", "search.constraints={}")
+OWN_SOURCE = """
+def rising(text):
+    calls.append(text)
+    return float(len(calls))
+
+def broken(prompt, text):
+    raise KeyError(prompt)
+
+calls = []
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of the user's own on the path, by its name."""
+    (tmp_path / "mine_in_a_run.py").write_text(OWN_SOURCE)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield "mine_in_a_run"
+    sys.modules.pop("mine_in_a_run", None)
+
+
+@pytest.mark.parametrize(("better", "chosen"), [("min", 3), ("max", 6)])
+def test_a_metric_of_ones_own_chooses_the_checkpoint_by_the_direction_of_the_objective(
+    toy_overrides: list[str], tmp_path: Path, own_module: str, better: str, chosen: int
+) -> None:
+    name = f"{own_module}:rising"
+    config = config_of(
+        toy_overrides,
+        f'evaluation.metrics=["{name}"]',
+        f"evaluation.metric_for_best_model={name}",
+        f'search.objectives={{"{name}": {better}}}',
+        "search.constraints={}",
+    )
+    result = fit(config, paths=paths_of(tmp_path))
+    assert result.step == chosen
+    assert [row[name] for row in result.answers] == [4 * (chosen / 3 - 1) + n for n in (1, 2, 3, 4)]
+
+
+def test_a_metric_of_ones_own_without_a_direction_cannot_choose_the_checkpoint(
+    toy_overrides: list[str], tmp_path: Path, own_module: str
+) -> None:
+    name = f"{own_module}:rising"
+    sets = (f'evaluation.metrics=[spiral_score, "{name}"]', f"evaluation.metric_for_best_model={name}")
+    with pytest.raises(RunError, match=f"{name} does not say which way is better; give the function an attribute dir"):
+        fit(config_of(toy_overrides, *sets, *NO_SEARCH), paths=paths_of(tmp_path))
+
+
+def test_a_metric_of_ones_own_that_raises_ends_the_run_with_its_name_and_the_prompts(
+    toy_overrides: list[str], tmp_path: Path, own_module: str
+) -> None:
+    config = config_of(toy_overrides, f'evaluation.metrics=[spiral_score, "{own_module}:broken"]', *NO_SEARCH)
+    with pytest.raises(OwnMetricError, match=rf"{own_module}:broken on prompt toy-prompt-\d+: KeyError: 'Tell of"):
+        fit(config, paths=paths_of(tmp_path))
+
+
+def test_a_metric_of_ones_own_that_is_not_there_is_found_out_before_any_work(
+    toy_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(material, "prepare", lambda *_: pytest.fail("shared work was begun"))
+    config = config_of(toy_overrides, 'evaluation.metrics=[spiral_score, "mine_of_nowhere:f"]', *NO_SEARCH)
+    with pytest.raises(OwnMetricError, match="mine_of_nowhere:f: there is no module mine_of_nowhere; install it"):
+        fit(config, paths=paths_of(tmp_path))
+
+
 # --- runs that cannot be ---------------------------------------------------------------------------------------------
 
 
@@ -382,21 +509,25 @@ def test_shared_work_that_is_not_this_models_ends_the_run(
         shared._logps += 1.0
         return shared
 
-    monkeypatch.setattr(parts, "prepare", tampered)
+    monkeypatch.setattr(material, "prepare", tampered)
     with pytest.raises(ReferenceMismatchError, match="answer of pair toy-"):
         fit(config_of(toy_overrides), paths=paths_of(tmp_path))
 
 
 def test_nothing_left_to_train_on_is_an_error(toy_overrides: list[str], tmp_path: Path) -> None:
     held_out = "evaluation.held_out_domains=[philosophy, science, social, artistic]"
-    with pytest.raises(RunError, match="no pair is left to train on"):
+    with pytest.raises(PairsError, match="no pair is left to train on"):
         fit(config_of(toy_overrides, held_out), paths=paths_of(tmp_path))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what this machine has")
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("experiment.device=cuda", "this machine has no GPU"), ("training.bf16=true", "half precision needs a GPU")],
+    [
+        ("experiment.device=cuda", "this machine has no GPU"),
+        ("training.bf16=true", "half precision needs a GPU"),
+        ("training.fp16=true", "half precision needs a GPU"),
+    ],
 )
 def test_what_only_a_gpu_can_do_is_an_error_without_one(toy_overrides: list[str], override: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
@@ -476,8 +607,8 @@ def test_the_method_names_the_objective(toy_overrides: list[str]) -> None:
     assert objective_of(config) == PenalisedDpo(Dpo(0.2), 0.3)
     assert objective_of(with_method(method="dpo", label_smoothing=0.1)) == Dpo(0.2, 0.1)
     assert objective_of(with_method(method="lora")) == Sft()
-    with pytest.raises(RunError, match="kto_unpaired cannot be trained yet"):
-        objective_of(with_method(method="kto_unpaired"))
+    unpaired = {"method": "kto_unpaired", "desirable_weight": 1.5, "undesirable_weight": 0.5}
+    assert objective_of(with_method(**unpaired)) == Kto(0.2, 1.5, 0.5)
 
 
 def test_the_loops_numbers_are_the_configs(toy_overrides: list[str]) -> None:

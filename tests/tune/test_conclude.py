@@ -92,7 +92,10 @@ def test_the_winner_is_decided_by_the_finals_and_compared_with_the_own_values(pl
     assert found.winner.gain is not None
     assert found.winner.gain.mean == pytest.approx(0.12)
     assert found.finalists[1].gain is None
-    assert found.verdict == "better than the config's own values: +0.120 [+0.120, +0.120] over 3 prompts"
+    assert found.verdict == (
+        "better than the config's own values: +0.120 [+0.120, +0.120] over 3 prompts, ratio 0.81, "
+        "win rate 1.00 [0.40, 1.00]"
+    )
     assert found.run_name == "final-001-seed-1042"
     assert found.adapter == Path("/somewhere/toy/final-001-seed-1042/adapter_model")
 
@@ -141,6 +144,9 @@ def test_the_summary_has_every_key_that_scripts_rely_on(played: Played) -> None:
     assert first["interval"][0] < 0.50 < first["interval"][1]
     assert (first["over_defaults"]["n"], second["over_defaults"]) == (3, None)
     assert first["over_baseline"]["mean"] == pytest.approx(0.19)
+    assert first["over_baseline"]["ratio"] == pytest.approx(0.50 / 0.69)
+    assert first["over_baseline"]["wins"]["rate"] == 1.0
+    assert first["over_defaults"]["wins"].keys() == {"rate", "low", "high", "n", "level"}
     write_summary(played.request, report)
     assert json.loads(played.request.places.summary.read_text()) == json.loads(json.dumps(report))
 

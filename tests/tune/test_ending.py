@@ -4,16 +4,18 @@ from typing import Any
 
 import pytest
 
+from phasegpt.statistics import Gain, Wins
 from tests.tune.conftest import ToyRequest
 from tune.ending import ending
 
 SCORES = {"spiral_score": 0.5, "perplexity": 40.0}
 INTERVAL = {"mean": 0.1, "low": 0.02, "high": 0.2}
+GAIN = Gain(0.25, 0.1, 0.4, 0.99, 12, ratio=2.0, wins=Wins(0.875, 0.6, 0.95, 12)).as_dict()
 
 
 def finalist(number: int, **changes: Any) -> dict[str, Any]:
     found = {"trial": f"trial-{number:03d}", "metrics": SCORES, "interval": [0.4, 0.6], "over_defaults": INTERVAL}
-    return {**found, **changes}
+    return {**found, "over_baseline": GAIN, **changes}
 
 
 @pytest.fixture
@@ -33,6 +35,7 @@ def test_the_winner_its_gain_and_the_champion_are_told(report: dict[str, Any], t
     for line in (
         "Winner: trial-003 with β = 0.123, lr = 5e-05",
         "  better than the config's own values: +0.100 [+0.020, +0.200] over 12 prompts",
+        "  over the untuned model: +0.250 [+0.100, +0.400] over 12 prompts, ratio 2.00, win rate 0.88 [0.60, 0.95]",
         "    untuned model    spiral_score 0.250  perplexity -",
         "    trial-003        spiral_score 0.500  perplexity 40.000  spiral_score interval [0.400, 0.600]",
         "    trial-000        spiral_score 0.500  perplexity 40.000  spiral_score interval [0.400, 0.600] "
@@ -40,6 +43,14 @@ def test_the_winner_its_gain_and_the_champion_are_told(report: dict[str, Any], t
         "Champion: phasegpt-track-b version 2 is now champion: beats the champion",
     ):
         assert line in text.splitlines()
+
+
+def test_guards_against_broken_text_stand_beside_the_objectives(
+    report: dict[str, Any], toy_request: ToyRequest
+) -> None:
+    report["finalists"] = [finalist(3, metrics={**SCORES, "ended": 0.75, "repetition": 0.125}, interval=None)]
+    lines = ending(toy_request(), report).splitlines()
+    assert "    trial-003        spiral_score 0.500  perplexity 40.000  repetition 0.125  ended 0.750" in lines
 
 
 def test_the_commands_to_look_further_name_this_search(report: dict[str, Any], toy_request: ToyRequest) -> None:

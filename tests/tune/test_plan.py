@@ -33,6 +33,14 @@ def test_steps_go_by_epochs_where_no_number_is_given(toy_request: ToyRequest) ->
     assert make_plan(toy_request(*sets, "training.gradient_accumulation_steps=2")).steps == (6,)
 
 
+def test_the_steps_of_a_curriculum_are_those_of_its_stages(toy_request: ToyRequest) -> None:
+    """Of 22 or 23 pairs half are 11 or 12, which are 3 batches of 4, 2 steps an epoch; all of them are 3."""
+    stages = "[{name: easy, epochs: 2, data_fraction: 0.5}, {name: all, epochs: 1, data_fraction: 1.0}]"
+    climb = ("training.curriculum_learning.enabled=true", f"training.curriculum_learning.stages={stages}")
+    sets = ("training.max_steps=null", "training.batch_size=4", "training.gradient_accumulation_steps=2")
+    assert make_plan(toy_request(*sets, *climb)).steps == (2 * 2 + 3,)
+
+
 def test_a_grid_is_counted_by_its_points_and_the_configs_own(toy_request: ToyRequest) -> None:
     grid = "search.parameters={training.beta: {grid: [0.05, 0.2]}, training.kto_lambda: {grid: [0.1, 0.5]}}"
     assert make_plan(toy_request("search.sampler=grid", grid)).trials == 5

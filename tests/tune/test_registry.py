@@ -1,6 +1,7 @@
 """The way of an adapter through a real registry: log, register, seat, load, answer, roll back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,13 @@ def test_a_champion_is_registered_loaded_and_answers(
 
     assert champion(client, "b") is None
     winner = winner_of(client, toy_model_dir, adapters[0], LOW, "b")
+    winner = replace(winner, answers={"p0": ["The river stays.", "It moves."]}, better="max")
     decision = promote(client, winner, tmp_path)
     assert (decision.promote, decision.uncontested, decision.version) == (True, True, "1")
     seated = champion(client, "b")
     assert seated is not None
     assert (seated.version, seated.scores, seated.interval_vs_reference) == ("1", winner.scores, UNTUNED)
+    assert (seated.answers, seated.better) == (winner.answers, "max")
     lineage = {"search": "first", "trial": "trial-003", "data_hash": "d4ta", "commit": "c0ffee", "promoted": "true"}
     assert lineage.items() <= seated.tags.items()
     assert promote(client, winner, tmp_path).reason == "it is the champion already"
@@ -111,6 +114,10 @@ def test_losers_stay_below_the_champion_and_winners_replace_it(
     tags = client.get_model_version("phasegpt-track-a", "2").tags
     assert (tags["promoted"], tags["decided_against"]) == ("false", "1")
     assert "does not surely beat" in tags["reason"]
+    assert float(tags["wins.low"]) < float(tags["wins.rate"]) == 0.5 < float(tags["wins.high"])
+    assert float(tags["interval.ratio"]) == pytest.approx(1)
+    assert "win rate 0.50 [" in tags["reason"]
+    assert "ratio 1.25, win rate 0.70 [0.40, 0.90]" in tags["gain_over_untuned"]
     assert promote(client, winner, tmp_path).promote
     assert aliases_of(client, "a") == {"champion": "3", "previous": "1"}
 

@@ -148,6 +148,18 @@ def test_a_search_of_nothing_is_refused_with_the_way_to_a_single_run(toy_request
     assert "python train.py --config" in message
 
 
+def test_a_search_on_a_text_is_refused_with_the_way_to_a_single_run(toy_request: ToyRequest, tmp_path: Path) -> None:
+    text = tmp_path / "prose.txt"
+    text.write_text("People say the river stays.")
+    sets = (
+        "training.method=lora",
+        "training.kto_lambda=null",
+        "search.parameters={training.learning_rate: {choice: [0.1]}}",
+    )
+    with pytest.raises(RequestError, match=r"a search compares by pairs, and a text has none; .*python train\.py"):
+        toy_request(f"training.preference_dataset={text}", *sets)
+
+
 def test_a_range_around_a_value_that_is_null_is_refused(toy_request: ToyRequest) -> None:
     steps = "search.parameters.training.max_steps={randint: [2, 4]}"
     assert toy_request(steps).own_values()["training.max_steps"] == 4

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from phasegpt.files import read_json
+from phasegpt.metrics.text import scorer
 from tests.tune.conftest import ToyRequest
 from tune.study import Study
 
@@ -54,7 +55,7 @@ class Place:
         return MlflowClient(self.uri, self.uri)
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, MARK: self.mark, "COLUMNS": "200"}
+        environment = {**os.environ, MARK: self.mark, "COLUMNS": "200", "PYTHONPATH": str(self.folder)}
         return subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE,
@@ -97,6 +98,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, toy_sets: list[str]) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("searches")
+    (folder / "mine_in_a_search.py").write_text("def letters(prompt, text):\n    return len(text)\n")
     words = ["--track", "b", "--profile", "laptop", "--storage", f"{folder}/store"]
     words += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     words += [word for value in toy_sets for word in ("--set", value)]
@@ -111,6 +113,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, toy_sets: list[str]) -> Iter
 GRID = [f"search.parameters={{training.learning_rate: {{grid: {list(RATES)}}}}}", "search.sampler=grid"]
 GRID += ["search.scheduler=asha", "search.finalists={count: 2, seeds: 1}"]
 GRID += ["training.learning_rate=1e-3", "evaluation.eval_interval=1"]
+OWN = "mine_in_a_search:letters"
+GRID += [f"evaluation.metrics=[spiral_score, eval_loss, kl_divergence, kl_on_samples, '{OWN}']"]
+GRID += [f"search.constraints={{'{OWN}': '>= 0 * baseline', kl_on_samples: '<= 1e9', repetition: '<= 1'}}"]
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +217,32 @@ def test_a_finished_trial_has_its_curve_its_answers_its_config_and_its_adapter(
     answers = json.loads(Path(client.download_artifacts(run.info.run_id, "answers.json")).read_text())
     assert {"id", "prompt", "answer", "spiral_score"} <= set(answers["columns"])
     assert len(answers["data"]) == 4
+
+
+def test_a_metric_of_ones_own_and_the_guards_bind_a_search_and_are_recorded(
+    whole: dict[str, Any], place: Place
+) -> None:
+    assert whole["finalists"][0]["feasible"]
+    result = read_json(place.results("whole") / "trial-001.json")
+    assert result["metrics"][OWN] == pytest.approx(sum(len(row["answer"]) for row in result["answers"]) / 4)
+    run = place.runs("whole")["trial-001"]
+    assert {OWN, "kl_on_samples", "repetition", "ended"} <= run.data.metrics.keys()
+    tags = place.client().get_model_version("phasegpt-track-b", "1").tags
+    assert f"{OWN} >= 0.0 * baseline: kept at" in tags["constraints"]
+
+
+def test_every_run_carries_the_version_of_the_scorer(whole: dict[str, Any], place: Place) -> None:
+    found = {read_json(path)["hashes"]["scorer"] for path in place.results("whole").glob("*.json")}
+    found |= {run.data.tags["scorer"] for run in place.runs("whole").values()}
+    found.add(place.client().get_model_version("phasegpt-track-b", "1").tags["scorer"])
+    assert found == {scorer()}
+
+
+def test_a_gain_is_published_with_its_ratio_and_its_win_rate(whole: dict[str, Any], place: Place) -> None:
+    over = whole["finalists"][0]["over_defaults"]
+    assert 0 <= over["wins"]["low"] <= over["wins"]["rate"] <= over["wins"]["high"] <= 1
+    assert f"ratio {over['ratio']:.2f}, win rate {over['wins']['rate']:.2f} [" in whole["verdict"]
+    assert place.runs("whole")["whole"].data.tags["verdict"] == whole["verdict"]
 
 
 LOAD = """
