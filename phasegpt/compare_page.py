@@ -26,14 +26,15 @@ PAGE = """<!doctype html>
 @media (prefers-color-scheme: dark) {
   :root { --text: #e8e9ec; --soft: #a4a9b4; --ground: #17181c; --card: #22242a; --line: #434751;
     --good: #63c98c; --bad: #f0917c; --mark: #86b1f5; } }
-body { margin: 0 auto; padding: 1.5rem; max-width: 76rem; font: 1rem/1.5 system-ui, sans-serif;
+body { margin: 0 auto; padding: 1.5rem; max-width: 84rem; font: 1rem/1.5 system-ui, sans-serif;
   color: var(--text); background: var(--ground); }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } h3 { font-size: 1rem; margin: 0 0 .6rem; }
 .soft { color: var(--soft); font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child, td.text { text-align: left; }
+td.text { white-space: normal; min-width: 6rem; }
 article { border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; margin: 1rem 0; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
 .answer { background: var(--card); border-radius: .4rem; padding: .8rem; overflow-wrap: anywhere; }
@@ -176,4 +177,4 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """Four significant digits, with the sign that a difference has."""
-    return f"{value:+.4g}"
+    return f"{value:+.3g}"

@@ -8,6 +8,7 @@ from phasegpt.forward import PairModel
 from phasegpt.objectives import dpo_loss, rewards
 from phasegpt.shared_work import SharedWork
 
+TIE = 1e-3  # nats: two passes over one answer differ by less, and an untuned model must not win or lose by it
 NAMES = ("eval_loss", "reward_margin", "reward_accuracy", "kl_divergence")
 
 
@@ -18,7 +19,7 @@ def pair_rows(
 
     eval_loss        plain DPO loss at `beta`, in nats; ln 2 where policy = reference; lower is better
     reward_margin    β·(log-ratio of chosen − log-ratio of rejected); higher is better
-    reward_accuracy  1 where the margin is positive, ½ where it is zero
+    reward_accuracy  1 where the margin is positive, ½ where it is zero but for rounding (TIE nats times β)
     kl_divergence    KL(π‖π_ref) in nats a token: mean over completion tokens, then over the pair's two answers
     """
     model.eval()
@@ -42,7 +43,7 @@ def pair_rows(
                 "id": pair_id,
                 "eval_loss": losses[row].item(),
                 "reward_margin": margin,
-                "reward_accuracy": 0.5 if margin == 0 else float(margin > 0),
+                "reward_accuracy": 0.5 if abs(margin) < TIE * beta else float(margin > 0),
             }
             if outputs.divergences is not None:
                 first, second = outputs.divergences.chunk(2)

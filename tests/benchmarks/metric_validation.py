@@ -1,4 +1,6 @@
-"""How far the text metrics can be believed, on texts that no weight was fitted on and no rule was made for.
+"""How far the text metrics can be believed, on texts that no weight was fitted on.
+
+Which kind of judge to take was decided with earlier figures of these texts in view (docs/metrics.md tells which).
 
 Held out are the artistic pairs and the hand-written cases of tests/phasegpt/metrics/cases/, among them answers of
 SmolLM2 that were labelled by hand before anything scored them. AUC is the chance that a text of set A scores above one
