@@ -130,7 +130,7 @@ def test_the_page_shows_prompts_answers_scores_and_metrics(found: Comparison) ->
         assert f"left says <b>{key}</b> & more" in shown.text
         assert f"right says <b>{key}</b> & more" in shown.text
     for difference in found.differences:
-        assert f"{difference.mean:+.4g}" in shown.text
+        assert f"{difference.mean:+.3g}" in shown.text
     assert "A note with <angles>." in shown.text
     assert shown.all("b") == []
 
