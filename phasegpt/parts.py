@@ -3,7 +3,7 @@
 The only place where parts learn what the config says; each of them takes plain arguments.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 
 from phasegpt.adapters import PhaseSettings
 from phasegpt.answers import UNPAIRED_METHOD, Couples
-from phasegpt.base_model import BUNDLED, resolve_base
+from phasegpt.base_model import ModelError
+from phasegpt.bundled import BundledModelError, ensure_bundled
 from phasegpt.checkpoints import is_registered, reference_folder
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
@@ -157,8 +158,8 @@ def _phase(config: Config) -> PhaseSettings | None:
 def suite_of(config: Config, base: Base, couples: Couples, half: str) -> Suite:
     """What an evaluation under this config looks at. Raises ModelError where the judge of a metric cannot be had."""
     evaluation = config.evaluation
-    if not JUDGED.isdisjoint(evaluation.metrics):
-        resolve_base(BUNDLED, project_root())
+    if judged := sorted(JUDGED.intersection(evaluation.metrics)):
+        _ensure_judge(judged)
     text = resolve(evaluation.fluency_text).read_text(encoding="utf-8")
     tokens = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: evaluation.fluency_tokens]
     return Suite(
@@ -171,6 +172,16 @@ def suite_of(config: Config, base: Base, couples: Couples, half: str) -> Suite:
         batch_size=evaluation.batch_size,
         own=own_metrics(config),
     )
+
+
+def _ensure_judge(metrics: Sequence[str]) -> None:
+    try:
+        ensure_bundled()
+    except BundledModelError as error:
+        raise ModelError(
+            f"evaluation.metrics: {' and '.join(metrics)} ask the bundled model, which cannot be had: {error}; "
+            f"spiral_lexical does without it"
+        ) from error
 
 
 def own_metrics(config: Config) -> tuple[OwnMetric, ...]:
