@@ -101,11 +101,11 @@ def _with_reference(config: "Config", storage: Path, uri: str | None) -> "Config
     """The config with a reference from the registry fetched and named by its version."""
     from phasegpt.checkpoints import with_fetched_reference
     from phasegpt.config_io import project_root
-    from phasegpt.runs import references_of, run_paths
+    from phasegpt.runs import references_of, shared_work_of
     from tune.delivery import tracking_uri
 
-    shared_work = run_paths(storage, track_of(config), "any").shared_work
-    fetched = with_fetched_reference(config, references_of(shared_work), tracking_uri(project_root(), uri))
+    work = references_of(shared_work_of(storage))
+    fetched = with_fetched_reference(config, work, tracking_uri(project_root(), uri))
     if fetched is not config:
         print(f"training.reference_model is {fetched.training.reference_model}", file=sys.stderr)
     return fetched

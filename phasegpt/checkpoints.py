@@ -20,6 +20,7 @@ from phasegpt.base_model import BUNDLED, ModelError
 from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
+from phasegpt.config_sections import REGISTRY, is_registered
 from phasegpt.evaluate import generate
 from phasegpt.files import read_json, whole_folder
 from phasegpt.models import Policy, load_base, load_policy
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BASE = "base"
-REGISTRY = "models:/"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 FORMS = "an adapter folder, a run's folder, an MLflow run id, models:/NAME@ALIAS, models:/NAME/VERSION, or base"
 
@@ -53,7 +53,7 @@ def locate(address: str, work: Path, uri: str | None = None) -> Checkpoint:
     """The checkpoint at `address`; what MLflow at `uri` holds is downloaded below `work`. Raises ModelError."""
     if address == BASE:
         return Checkpoint(BASE, None, None)
-    if address.startswith(REGISTRY):
+    if is_registered(address):
         return _registered(pinned(address, uri), work, uri)
     if RUN_ID.fullmatch(address):
         return _of_run(address, work, uri)
@@ -104,11 +104,6 @@ def fetch(address: str, work: Path, uri: str | None) -> Path:
         raise _no_such_model(address, error) from error
 
 
-def is_registered(name: str) -> bool:
-    """Whether a name is an address of the model registry."""
-    return name.startswith(REGISTRY)
-
-
 def with_fetched_reference(config: Config, work: Path, uri: str | None = None) -> Config:
     """A config whose `training.reference_model`, where the registry has it, is named by version and lies in `work`.
 
@@ -130,7 +125,7 @@ def reference_folder(name: str, work: Path, base_model: str, uri: str | None = N
     for the record. Raises ModelError where there is no such model or folder, or where it is of another base model.
     """
     try:
-        folder = _cached(pinned(name, uri), work, uri) if name.startswith(REGISTRY) else resolve(name)
+        folder = _cached(pinned(name, uri), work, uri) if is_registered(name) else resolve(name)
         check_adapter(folder, base_model)
     except ModelError as error:
         raise ModelError(f"training.reference_model: {error}") from error

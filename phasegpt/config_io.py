@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from phasegpt.config import KEYS, MAY_BE_UNUSED, Config, config_hash, unused, value_at
 from phasegpt.config_errors import ConfigError, Problem, describe, nearest
+from phasegpt.config_sections import is_registered
 from phasegpt.files import write_text
 from phasegpt.key_paths import KeyPath, drop, get, lay, leaves, show, split
 from phasegpt.yaml_places import plain_scalar, read_file, read_text
@@ -197,7 +198,7 @@ class Tree:
 
     def _missing_reference(self, config: Config) -> Iterator[Problem]:
         name = config.training.reference_model
-        if name and not name.startswith("models:/") and not os.path.isdir(resolve(name)):
+        if name and not is_registered(name) and not os.path.isdir(resolve(name)):
             cure = (
                 "dpo takes the base model" if config.training.method == "dpo" else "train it first, or set it to null"
             )

@@ -238,6 +238,14 @@ def is_text(source: str) -> bool:
     return source.endswith(".txt")
 
 
+REGISTRY = "models:/"
+
+
+def is_registered(name: str) -> bool:
+    """Whether the name of a model is an address of the model registry."""
+    return name.startswith(REGISTRY)
+
+
 def _place(key: str, of_phase: int | None) -> str | KeyPath:
     """Where a value that phase_b may replace was given."""
     return key if of_phase is None else ("phase_b", key)

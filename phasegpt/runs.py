@@ -33,6 +33,11 @@ class RunPaths:
         return references_of(self.shared_work)
 
 
+def shared_work_of(storage: Path) -> Path:
+    """Where a storage folder keeps what all its runs share."""
+    return storage / "checkpoints" / "v14" / "shared_work"
+
+
 def references_of(shared_work: Path) -> Path:
     """The cache of registered reference adapters: beside the shared work."""
     return shared_work.parent / "references"
@@ -49,7 +54,7 @@ def run_paths(storage: Path, track: str, run: str, output_dir: str | None = None
         checkpoints=storage / output_dir if output_dir else storage / "checkpoints" / place / run,
         log=storage / "experiments" / place / f"{run}.log",
         results=storage / "results" / place / f"{run}.json",
-        shared_work=storage / "checkpoints" / "v14" / "shared_work",
+        shared_work=shared_work_of(storage),
     )
 
 

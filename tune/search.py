@@ -130,16 +130,17 @@ def _search(options: argparse.Namespace) -> int:
 
 def _with_reference(request: "Request", uri: str | None) -> "Request":
     """The request with a reference from the registry fetched and named by its version, and a line that says so."""
-    if not str(request.config.training.reference_model).startswith("models:/"):
+    from phasegpt.config_sections import is_registered
+
+    if not is_registered(request.config.training.reference_model or ""):
         return request
     from phasegpt.checkpoints import with_fetched_reference
     from phasegpt.config_io import project_root
-    from phasegpt.runs import references_of, run_paths
+    from phasegpt.runs import references_of, shared_work_of
     from tune.delivery import tracking_uri
 
-    shared_work = run_paths(request.places.storage, request.track, "any").shared_work
-    uri = tracking_uri(project_root(), uri)
-    config = with_fetched_reference(request.config, references_of(shared_work), uri)
+    work = references_of(shared_work_of(request.places.storage))
+    config = with_fetched_reference(request.config, work, tracking_uri(project_root(), uri))
     said = f"training.reference_model is {config.training.reference_model}"
     return replace(request, config=config, warnings=(*request.warnings, said))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from phasegpt import shortcuts
 from phasegpt.metrics.damage import shuffled
 from phasegpt.metrics.spiral import spiral_lexical, spiral_score
 from phasegpt.metrics.subtlety import subtlety
@@ -65,9 +66,10 @@ SCORES: Mapping[str, Score] = {
 
 def auc(a: Sequence[float], b: Sequence[float]) -> float:
     """The chance that a value of `a` lies above one of `b`; ties count half."""
-    ordered = sorted(b)
-    above = sum(bisect_left(ordered, x) + bisect_right(ordered, x) for x in a)
-    return above / (2 * len(a) * len(b))
+    found = shortcuts.auc(a, b)
+    if found is None:
+        raise ValueError("an AUC needs scores on both sides, found none on one")
+    return found.value
 
 
 def interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:

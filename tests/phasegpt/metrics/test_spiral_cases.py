@@ -18,7 +18,7 @@ import pytest
 from phasegpt.metrics.spiral import explain_lexical, spiral_lexical, spiral_score
 from phasegpt.metrics.words import sentences_of
 from phasegpt.pairs import read_pairs
-from phasegpt.shortcuts import auc
+from tests.benchmarks.metric_validation import auc
 
 CASES = Path(__file__).parent / "cases"
 PAIRS = Path(__file__).parents[3] / "data" / "preferences_v14_100pairs.jsonl"
@@ -40,7 +40,7 @@ def expected_miss(request: pytest.FixtureRequest, score: Score, **reasons: str) 
     """Mark the running test as one that a candidate is known to fail, where there is a reason for it."""
     name = next(name for name, known in SCORES.items() if known is score)
     if name in reasons:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reasons[name]))
+        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reasons[name]))
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -50,13 +50,6 @@ def rows(name: str) -> list[dict[str, str]]:
 
 def scores(score: Score, texts: list[str]) -> list[float]:
     return [score(text) for text in texts]
-
-
-def above(higher: list[float], lower: list[float]) -> float:
-    """The chance that a score of the first list lies above one of the second."""
-    found = auc(higher, lower)
-    assert found is not None
-    return found.value
 
 
 MOVEMENT = rows("movement_1") + rows("movement_2")
@@ -77,7 +70,7 @@ def test_genuine_movement_of_each_level_scores_above_each_kind_of_flat_answer(
     score: Score, level: str, kind: str
 ) -> None:
     moving, flat = scores(score, [row[level] for row in MOVEMENT]), scores(score, [row[kind] for row in MOVEMENT])
-    assert above(moving, flat) >= (0.8 if level == "implicit" else 0.85)
+    assert auc(moving, flat) >= (0.8 if level == "implicit" else 0.85)
 
 
 def test_a_stray_marker_does_not_raise_a_flat_answer(request: pytest.FixtureRequest, score: Score) -> None:
@@ -93,7 +86,7 @@ def test_broken_text_scores_below_genuine_text(request: pytest.FixtureRequest, s
         why = "skilled stuffing and grammatical nonsense reach an AUC of 0.84 to 0.89 only"
         expected_miss(request, score, spiral_lexical=why, spiral_score=why)
     assert (
-        above(scores(score, GENUINE), scores(score, [row["text"] for row in rows("broken") if row["kind"] == kind]))
+        auc(scores(score, GENUINE), scores(score, [row["text"] for row in rows("broken") if row["kind"] == kind]))
         >= 0.9
     )
 
@@ -129,7 +122,7 @@ def test_a_short_movement_beats_a_long_flat_answer(request: pytest.FixtureReques
     expected_miss(request, score, spiral_lexical="AUC 0.69 over ten texts each", spiral_score="AUC 0.81")
     by_kind = {kind: [row for row in rows("length") if row["kind"] == kind] for kind in ("flat", "dialectical")}
     short = scores(score, [row["short"] for row in by_kind["dialectical"]])
-    assert above(short, scores(score, [row["long"] for row in by_kind["flat"]])) >= 0.85
+    assert auc(short, scores(score, [row["long"] for row in by_kind["flat"]])) >= 0.85
 
 
 @pytest.mark.parametrize("other", ["one_side", "foreign"])
