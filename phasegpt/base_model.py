@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from phasegpt.bundled import BundledModelError, ensure_bundled
+from phasegpt.files import file_sha256, text_sha256
 
 BUNDLED = "smollm2-135m"
 BASE_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -54,3 +55,21 @@ def _fetch_from_hub(name: str) -> Path:
             f"fetch the model on a machine with a network and give its folder as model.base_model, "
             f"or take the bundled model with --set model.base_model={BUNDLED}"
         ) from error
+
+
+def model_fingerprint(folder: Path) -> str:
+    """A hash of a model folder's files by name, size and content, of large ones by their first and last megabyte."""
+    parts: list[str] = []
+    for path in sorted(
+        p for p in folder.iterdir() if p.suffix in {".safetensors", ".json", ".model", ".txt", ".jinja"}
+    ):
+        size = path.stat().st_size
+        parts.append(f"{path.name} {size} {_head_and_tail(path) if size > 10_000_000 else file_sha256(path)}")
+    return text_sha256(*parts)
+
+
+def _head_and_tail(path: Path, span: int = 1_000_000) -> str:
+    with path.open("rb") as handle:
+        head = handle.read(span)
+        handle.seek(-span, 2)
+        return text_sha256(head.hex(), handle.read().hex())

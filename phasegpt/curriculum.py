@@ -6,6 +6,7 @@ the chosen and the rejected answer under the reference. Knows nothing of trainin
 
 from collections.abc import Mapping, Sequence
 
+from phasegpt.answers import couple_of
 from phasegpt.files import text_sha256
 from phasegpt.pairs import COMPLEXITIES, SUBTLETIES, Pair
 from phasegpt.shared_work import SharedWork
@@ -36,13 +37,12 @@ def difficulty(pair: Pair) -> tuple[int, int]:
 
 def reference_margins(shared: SharedWork, pair_ids: Sequence[str]) -> dict[str, float]:
     """For each pair log π_ref(y_w|x)/|y_w| − log π_ref(y_l|x)/|y_l|, in nats a token: higher, the easier the pair."""
-    return {pair_id: _margin(shared, pair_id) for pair_id in pair_ids}
+    return {pair_id: _margin(shared, *couple_of(pair_id)) for pair_id in pair_ids}
 
 
-def _margin(shared: SharedWork, pair_id: str) -> float:
-    batch = shared.batch([pair_id], pad_id=0, with_hidden=False)
-    chosen, rejected = (batch["reference_logps"] / batch["completion_mask"].sum(1)).tolist()
-    return float(chosen - rejected)
+def _margin(shared: SharedWork, chosen: str, rejected: str) -> float:
+    y_w, y_l = (shared.reference_logp(name) / shared.completion_tokens(name) for name in (chosen, rejected))
+    return y_w - y_l
 
 
 def order_hash(pairs: Sequence[Pair]) -> str:

@@ -1,8 +1,9 @@
-"""Exact token-level divergences between policy and reference over the full vocabulary, chunked over tokens.
+"""Exact token-level divergences between policy and reference over the full vocabulary, and log-probs beside them.
 
 Logits of a batch are the largest tensor of preference tuning ([tokens, vocabulary]). They are made here from hidden
-states for some completion tokens at a time and made once: what the backward pass needs of them is a gradient of the
-size of a hidden state for each token, taken on the way. Nothing here knows of models or pairs.
+states, some tokens and a block of the vocabulary at a time (see `streamed_softmax`), and made once: what the backward
+pass needs of them is a gradient of the size of a hidden state for each token, taken on the way. Nothing here knows of
+models or pairs.
 """
 
 import math
@@ -13,9 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from phasegpt.streamed_softmax import STREAMED, AveragedHead
+
 Kind = Literal["kl", "reverse_kl", "js_divergence"]
 KINDS: tuple[str, ...] = get_args(Kind)
-CHUNK_LOGITS = 2**23  # logits made at a time: 32 MiB in float32, 170 tokens of a vocabulary of 49k
+CHUNK_TOKENS = 512  # tokens at a time
+BLOCK = {"cpu": 1024, "cuda": 65_536}
+"""Logits made at a time for each of them: on a CPU what its caches hold, 2 MiB in all; on a GPU what keeps it busy."""
 
 
 def divergence(policy_logits: Tensor, reference_logits: Tensor, kind: str, temperature: float = 1.0) -> Tensor:
@@ -66,7 +71,8 @@ def token_statistics(
     *,
     kind: str = "kl",
     temperature: float = 1.0,
-    chunk_tokens: int | None = None,
+    chunk_tokens: int = CHUNK_TOKENS,
+    block: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of `targets` and, where `reference_hidden` is given, divergences, for N completion tokens.
 
@@ -74,10 +80,11 @@ def token_statistics(
     targets           [N] the token that follows each of them
     head              [V, d] weight of the language-model head, frozen, shared by policy and reference
     reference_hidden  [N, d] the reference's, or None
-    chunk_tokens      tokens whose logits are made at a time; None takes CHUNK_LOGITS / V
+    chunk_tokens      tokens whose logits are made at a time
+    block             how much of the vocabulary at a time; None takes BLOCK
 
-    Returns ([N] log-probs, [N] divergences or None). Equal to one pass over all tokens for every `chunk_tokens`.
-    Raises ValueError where the reference has other tokens than the policy.
+    Returns ([N] log-probs, [N] divergences or None), the same for every chunk and block. Raises ValueError where the
+    reference has other tokens than the policy.
     """
     if reference_hidden is not None and reference_hidden.shape != hidden.shape:
         raise ValueError(
@@ -85,9 +92,8 @@ def token_statistics(
             f"{list(hidden.shape)}; the shared work was made from other pairs or another base model"
         )
     _check(kind, temperature)
-    chunk = chunk_tokens or max(1, CHUNK_LOGITS // len(head))
     found: tuple[Tensor, Tensor | None] = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
-        hidden, targets, head, reference_hidden, kind, temperature, chunk
+        hidden, targets, head, reference_hidden, kind, temperature, chunk_tokens, block
     )
     return found
 
@@ -110,14 +116,13 @@ class _TokenStatistics(torch.autograd.Function):
         kind: str,
         temperature: float,
         chunk: int,
+        block: int | None,
     ) -> tuple[Tensor, Tensor | None]:
         out = _Statistics.empty(hidden, with_gradients=ctx.needs_input_grad[0], with_divergences=reference is not None)
         for begin in range(0, len(hidden), chunk):
             span = slice(begin, begin + chunk)
-            _chunk(
-                hidden[span], targets[span], head, None if reference is None else reference[span], kind, temperature,
-                out.of(span),
-            )  # fmt: skip
+            rows = _Rows(hidden[span], targets[span], None if reference is None else reference[span])
+            _stream(rows, head, kind, temperature, block, out.of(span))
         ctx.save_for_backward(out.logp_gradients, out.divergence_gradients)
         return out.logps, out.divergences
 
@@ -128,7 +133,16 @@ class _TokenStatistics(torch.autograd.Function):
         gradient = logp_weights[:, None].to(logp_gradients.dtype) * logp_gradients
         if divergence_gradients is not None and divergence_weights is not None:
             gradient += divergence_weights[:, None].to(gradient.dtype) * divergence_gradients
-        return gradient, None, None, None, None, None, None
+        return gradient, None, None, None, None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some tokens: hidden states [n, d] of policy and reference (or None), targets [n]."""
+
+    policy: Tensor
+    targets: Tensor
+    reference: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -160,47 +174,47 @@ class _Statistics:
         return _Statistics(self.logps[span], *(None if part is None else part[span] for part in parts))
 
 
-def _chunk(
-    policy: Tensor,
-    targets: Tensor,
-    head: Tensor,
-    reference: Tensor | None,
-    kind: str,
-    temperature: float,
-    out: _Statistics,
-) -> None:
-    """Fill `out` for some tokens."""
-    logits = _logits(policy, head)
-    log_p = torch.log_softmax(logits, dim=-1)
-    out.logps.copy_(log_p.gather(-1, targets[:, None])[:, 0])
-    if reference is not None and out.divergences is not None:
-        reference_logits = _logits(reference.to(policy.dtype), head)
-        if temperature != 1.0:  # at 1 the policy's softmax is there already
-            logits, reference_logits = logits / temperature, reference_logits / temperature
-        tempered = log_p if temperature == 1.0 else torch.log_softmax(logits, dim=-1)
-        log_q = torch.log_softmax(reference_logits, dim=-1)
-        out.divergences.copy_(_between(tempered, log_q, kind))
-        if out.divergence_gradients is not None:
-            by_logits = _logit_gradient(tempered, log_q, kind, out.divergences) / temperature
-            out.divergence_gradients.copy_(by_logits.to(head.dtype) @ head)
+def _stream(rows: _Rows, head: Tensor, kind: str, temperature: float, block: int | None, out: _Statistics) -> None:
+    """Fill `out` for some tokens, a block of the vocabulary at a time."""
+    count, like = len(rows.policy), out.logps
+    width = 0 if out.logp_gradients is None else head.shape[1]
+    policy = AveragedHead(count, width, like)
+    tempered = policy if temperature == 1.0 else AveragedHead(count, width, like)
+    divergence = None if rows.reference is None else STREAMED[kind](tempered, like)
+    chosen = torch.zeros_like(like)
+    blocks = torch.split(head, block or BLOCK[head.device.type])
+    begin = 0
+    for w in blocks:
+        z = _logits(rows.policy, w)
+        chosen += _where_targeted(z, rows.targets - begin)
+        weights = policy.take(z, w)
+        if divergence is not None and rows.reference is not None:
+            z, y = _at(temperature, z), _at(temperature, _logits(rows.reference, w))
+            divergence.take(z, y, w, weights if tempered is policy else tempered.take(z, w))
+        begin += len(w)
+    if divergence is not None and rows.reference is not None and divergence.again:
+        for w in blocks:
+            z, y = (_at(temperature, _logits(states, w)) for states in (rows.policy, rows.reference))
+            divergence.take_again(z, y, w)
+    out.logps.copy_(chosen - policy.lse[:, 0])
     if out.logp_gradients is not None:
-        out.logp_gradients.copy_(head[targets] - log_p.exp_().to(head.dtype) @ head)
+        out.logp_gradients.copy_(head[rows.targets] - policy.row)
+    if divergence is not None and out.divergences is not None:
+        out.divergences.copy_(divergence.values()[:, 0])
+        if out.divergence_gradients is not None:
+            out.divergence_gradients.copy_(divergence.gradient() / temperature)
 
 
-def _logits(hidden: Tensor, head: Tensor) -> Tensor:
-    """[n, V] in float32 at least, whatever the states are in."""
-    return (hidden @ head.T).to(torch.promote_types(hidden.dtype, torch.float32))
+def _logits(hidden: Tensor, w: Tensor) -> Tensor:
+    """[n, v] in float32 at least, whatever the states are in."""
+    return (hidden.to(w.dtype) @ w.T).to(torch.promote_types(w.dtype, torch.float32))
 
 
-def _logit_gradient(log_p: Tensor, log_q: Tensor, kind: str, values: Tensor) -> Tensor:
-    """∂D/∂z of each token [n, V], z the policy's logits at the temperature; `values` [n] is D itself.
+def _at(temperature: float, z: Tensor) -> Tensor:
+    return z if temperature == 1.0 else z / temperature
 
-    kl p (log p − log q − D), reverse_kl p − q, js_divergence ½ p (log p − log m − KL(p‖m)).
-    """
-    if kind == "kl":
-        return log_p.exp() * (log_p - log_q - values[:, None])
-    if kind == "reverse_kl":
-        return log_p.exp() - log_q.exp()
-    log_ratio = log_p - torch.logaddexp(log_p, log_q) + math.log(2.0)
-    p = log_p.exp()
-    return p * (log_ratio - (p * log_ratio).sum(-1, keepdim=True)) / 2
+
+def _where_targeted(z: Tensor, targets: Tensor) -> Tensor:
+    """[n]: the logit of each target in this block, from whose beginning `targets` count; 0 for those outside."""
+    inside = (targets >= 0) & (targets < z.shape[1])
+    return z.gather(1, targets.clamp(0, z.shape[1] - 1)[:, None])[:, 0] * inside

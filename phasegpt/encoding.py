@@ -1,4 +1,4 @@
-"""Answers as token ids: the chat template, truncation that keeps the answer, and batches padded on the right."""
+"""Answers as token ids: the chat template, truncation that keeps the answer, and padded batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from phasegpt.pairs import Pair, UnpairedRow
 
 Tokens = tuple[int, ...]
+Group = tuple[Tokens, ...]
+"""A prompt of at least one token, then its completions."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class EncodedPair:
     rejected: Tokens
     cut_tokens: int
 
+    @property
+    def group(self) -> Group:
+        """The prompt with both answers, the chosen one first."""
+        return self.prompt, self.chosen, self.rejected
+
 
 @dataclass(frozen=True)
 class EncodedAnswer:
@@ -31,6 +38,11 @@ class EncodedAnswer:
     prompt: Tokens
     completion: Tokens
     cut_tokens: int
+
+    @property
+    def group(self) -> Group:
+        """The prompt with its answer."""
+        return self.prompt, self.completion
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -97,12 +109,3 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int, left: bool = False) -> 
         ids[row, place] = torch.tensor(sequence, dtype=torch.long)
         mask[row, place] = 1
     return ids, mask
-
-
-def sequence_batch(sequences: Sequence[tuple[Tokens, Tokens]], pad_id: int) -> dict[str, Tensor]:
-    """A batch of S (prompt, completion) sequences: ids, attention mask and completion mask, each [S, T]."""
-    ids, attention = pad([prompt + completion for prompt, completion in sequences], pad_id)
-    completion_mask = attention.clone()
-    for row, (prompt, _) in enumerate(sequences):
-        completion_mask[row, : len(prompt)] = 0
-    return {"input_ids": ids, "attention_mask": attention, "completion_mask": completion_mask}

@@ -15,7 +15,7 @@ from phasegpt.encoding import pad, prompt_ids
 from phasegpt.forward import PairModel
 from phasegpt.metrics import preference
 from phasegpt.metrics.declared import DECLARED, GUARDS, Direction
-from phasegpt.metrics.fluency import perplexity
+from phasegpt.metrics.fluency import Prose, perplexity
 from phasegpt.metrics.own import OwnMetric
 from phasegpt.metrics.samples import sample_divergences
 from phasegpt.metrics.text import TEXT_METRICS
@@ -41,7 +41,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Suite:
-    """What an evaluation looks at. `fluency_tokens` are the ids of the neutral prose; `metrics` the names wanted.
+    """What an evaluation looks at. `prose` is the neutral prose; `metrics` the names wanted.
 
     `own` are the user's metrics among them.
     """
@@ -49,7 +49,7 @@ class Suite:
     metrics: tuple[str, ...]
     pair_ids: tuple[str, ...]
     prompts: tuple[Prompt, ...]
-    fluency_tokens: tuple[int, ...]
+    prose: Prose
     beta: float
     max_new_tokens: int
     batch_size: int
@@ -90,8 +90,8 @@ def evaluate(model: PairModel, shared: SharedWork | None, suite: Suite, step: in
     seconds["answers"] = time.monotonic() - begun
     begun = time.monotonic()
     summary = {**_means(pairs), **_means(answers)}
-    if "perplexity" in suite.metrics and suite.fluency_tokens:
-        summary["perplexity"] = perplexity(model.policy, suite.fluency_tokens)
+    if "perplexity" in suite.metrics and suite.prose.windows:
+        summary["perplexity"] = perplexity(model.policy, suite.prose)
     seconds["perplexity"] = time.monotonic() - begun
     return Evaluation(step, steps, summary, tuple(answers), tuple(pairs), seconds)
 

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from phasegpt.encoding import Tokens, sequence_batch
+from phasegpt.encoding import Group
 from phasegpt.forward import MISMATCHED
+from phasegpt.packing import pack
 from phasegpt.pairs import UnpairedRow
 from phasegpt.shared_work import SharedWork
 
@@ -37,7 +38,6 @@ class PairExamples:
 
     shared: SharedWork
     ids: Sequence[str]
-    pad_id: int
     with_divergence: bool
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class PairExamples:
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """B pairs: see `SharedWork.batch`."""
-        return self.shared.batch([self.ids[number] for number in numbers], self.pad_id, self.with_divergence)
+        return self.shared.batch([self.ids[number] for number in numbers], self.with_divergence)
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
         """`PairOutputs`."""
@@ -58,27 +58,26 @@ class PairExamples:
 
 @dataclass(frozen=True)
 class AnswerExamples:
-    """Answers with their own label, for an `AnswerModel`."""
+    """Answers with their own label, for an `AnswerModel`; `max_length` is the longest sequence, in tokens."""
 
     shared: SharedWork
     answers: Sequence[UnpairedRow]
-    pad_id: int
+    max_length: int
 
     def __len__(self) -> int:
         return len(self.answers)
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """A answers: `SharedWork.answers`, `desirable` [A], and ids and masks [M, T'] of mismatched pairs, if any."""
+        """A answers: `SharedWork.answers`, `desirable` [A], and a packed row of M mismatched pairs, if any."""
         rows = [self.answers[number] for number in numbers]
-        batch = self.shared.answers([row.id for row in rows], self.pad_id, with_hidden=False)
+        batch = self.shared.answers([row.id for row in rows], with_hidden=False)
         batch["desirable"] = torch.tensor([row.label for row in rows])
         mismatched = list(self._mismatched(rows))
         if mismatched:
-            other = sequence_batch(mismatched, self.pad_id)
-            batch |= {MISMATCHED + name: value for name, value in other.items()}
+            batch |= {MISMATCHED + name: value for name, value in pack(mismatched).items()}
         return batch
 
-    def _mismatched(self, rows: Sequence[UnpairedRow]) -> Iterator[tuple[Tokens, Tokens]]:
+    def _mismatched(self, rows: Sequence[UnpairedRow]) -> Iterator[Group]:
         """Each prompt with the answer of the row before it, the first with that of the last row.
 
         So every answer of the batch is used once (arXiv 2402.01306; TRL's KTOTrainer turns the same way). Left out
@@ -88,7 +87,7 @@ class AnswerExamples:
             if row.prompt != before.prompt:
                 prompt, _ = self.shared.sequence(row.id)
                 _, completion = self.shared.sequence(before.id)
-                yield prompt, completion[: self.shared.max_length - len(prompt)]
+                yield prompt, completion[: self.max_length - len(prompt)]
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
         """`AnswerOutputs`."""

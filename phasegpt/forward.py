@@ -1,9 +1,11 @@
 """The forward pass of training and evaluation: a batch of pairs in, `PairOutputs` out; or of answers, `AnswerOutputs`.
 
-Only completion tokens reach the language-model head, and those in chunks; the reference comes from shared work.
+Batches are packed (see `packing`): a prompt is computed once for its answers, and nothing is spent on padding. Only
+completion tokens reach the language-model head, and those in chunks; the reference comes from shared work.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,11 @@ from torch import Tensor, nn
 from phasegpt.divergences import token_statistics
 from phasegpt.models import Policy
 from phasegpt.objectives import AnswerOutputs, PairOutputs, TextOutputs
+from phasegpt.packing import Packing
 
-SEQUENCES = ("input_ids", "attention_mask", "completion_mask")
+ROW = ("input_ids", "lengths")
 MISMATCHED = "mismatched_"
-"""Goes before the names of SEQUENCES where a batch holds prompts with the answers to other prompts."""
+"""Goes before the names of ROW where a batch holds prompts with the answers to other prompts."""
 
 
 class PairModel(nn.Module):
@@ -31,19 +34,34 @@ class PairModel(nn.Module):
         self.temperature = temperature
 
     def forward(self, batch: Mapping[str, Tensor], with_divergence: bool = False) -> PairOutputs:
-        """See the class. `with_divergence` needs `reference_hidden` [N, d] in the batch: the N completion tokens."""
-        reference_hidden = batch["reference_hidden"] if with_divergence else None
-        logps, divergences = completion_statistics(self.policy, batch, reference_hidden, self.kind, self.temperature)
-        chosen, rejected = logps.chunk(2)
-        reference_chosen, reference_rejected = batch["reference_logps"].to(logps.dtype).chunk(2)
+        """See the class. The batch holds chosen and rejected answers in turn.
+
+        Where `with_divergence` finds no `reference_hidden` [C, d] in the batch, the reference is asked live.
+        """
+        reference = self._reference_hidden(batch) if with_divergence else None
+        found = completion_statistics(self.policy, batch, reference, self.kind, self.temperature)
+        chosen, rejected = _by_pair(found.logps)
+        reference_chosen, reference_rejected = _by_pair(batch["reference_logps"].to(chosen.dtype))
         return PairOutputs(
             policy_chosen_logps=chosen,
             policy_rejected_logps=rejected,
             reference_chosen_logps=reference_chosen,
             reference_rejected_logps=reference_rejected,
-            completion_tokens=batch["completion_mask"].sum(1),
-            divergences=divergences,
+            completion_tokens=torch.cat(_by_pair(found.completion_tokens)),
+            divergences=None if found.divergences is None else torch.cat(_by_pair(found.divergences)),
         )
+
+    def _reference_hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if "reference_hidden" in batch:
+            return batch["reference_hidden"]
+        with self.policy.as_reference():
+            return packed_completions(self.policy, batch).hidden
+
+
+def _by_pair(values: Tensor) -> tuple[Tensor, Tensor]:
+    """[2B] of chosen and rejected answers in turn -> two [B]."""
+    chosen, rejected = values.view(-1, 2).unbind(1)
+    return chosen, rejected
 
 
 class AnswerModel(nn.Module):
@@ -60,7 +78,7 @@ class AnswerModel(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> AnswerOutputs:
         """See the class."""
-        logps, _ = completion_statistics(self.policy, batch)
+        logps = completion_statistics(self.policy, batch).logps
         return AnswerOutputs(
             policy_logps=logps,
             reference_logps=batch["reference_logps"].to(logps.dtype),
@@ -70,14 +88,14 @@ class AnswerModel(nn.Module):
 
     def _mismatched_logratios(self, batch: Mapping[str, Tensor], logps: Tensor) -> Tensor:
         """[M] log π(y'|x) − log π_ref(y'|x), without gradient; dropout is that of the batch's other log-probs."""
-        mismatched = {name: batch[MISMATCHED + name] for name in SEQUENCES if MISMATCHED + name in batch}
+        mismatched = {name: batch[MISMATCHED + name] for name in ROW if MISMATCHED + name in batch}
         if not mismatched:
             return logps.new_zeros(0)
         with torch.no_grad(), self.policy.trunk_noted() as noted:
-            policy_logps, _ = completion_statistics(self.policy, mismatched)
+            policy_logps = completion_statistics(self.policy, mismatched).logps
         trunk = {"trunk": noted[-1]} if noted else {}
         with self.policy.as_reference():
-            reference_logps, _ = completion_statistics(self.policy, {**mismatched, **trunk})
+            reference_logps = completion_statistics(self.policy, {**mismatched, **trunk}).logps
         return policy_logps - reference_logps
 
 
@@ -91,25 +109,38 @@ class TextModel(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> TextOutputs:
         """See the class."""
-        logps, _ = completion_statistics(self.policy, batch)
-        return TextOutputs(logps, batch["completion_mask"].sum(1))
+        found = completion_statistics(self.policy, batch)
+        return TextOutputs(found.logps, found.completion_tokens)
 
 
-def completion_hidden(policy: Policy, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states [N, d] that predict the N completion tokens, those tokens [N], and the row of each [N]."""
-    hidden = last_hidden(policy, batch)
-    predicts = batch["completion_mask"][:, 1:].bool()
-    return hidden[:, :-1][predicts], batch["input_ids"][:, 1:][predicts], predicts.nonzero()[:, 0]
+@dataclass(frozen=True)
+class Completions:
+    """The C completion tokens of a packed batch: states [C, d] that predict them, their ids [C], their sequence [C].
+
+    `completion_tokens` [S] says how many each of the S sequences has.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    rows: Tensor
+    completion_tokens: Tensor
 
 
-def last_hidden(policy: Policy, batch: Mapping[str, Tensor]) -> Tensor:
-    """Last hidden states [2B, T, d]; where the batch carries the trunk's output the pass starts above it."""
-    if "trunk" in batch:
-        return policy.above_trunk(batch["trunk"], batch["attention_mask"])
-    states: Tensor = policy.decoder(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state
-    return states
+@dataclass(frozen=True)
+class Statistics:
+    """Of S sequences, each [S]: sums of completion log-probs, means of the divergence where it was asked for."""
+
+    logps: Tensor
+    divergences: Tensor | None
+    completion_tokens: Tensor
+
+
+def packed_completions(policy: Policy, batch: Mapping[str, Tensor]) -> Completions:
+    """One pass over a packed batch; where it carries the trunk's output [N, d] the pass starts above it."""
+    packing = Packing(batch["lengths"])
+    ids = batch["input_ids"]
+    states = policy.above_trunk(batch["trunk"], packing) if "trunk" in batch else policy.states(ids, packing)
+    return Completions(states[packing.predictors], ids[packing.targets], packing.rows, packing.completion_tokens)
 
 
 def completion_statistics(
@@ -118,18 +149,18 @@ def completion_statistics(
     reference_hidden: Tensor | None = None,
     kind: str = "kl",
     temperature: float = 1.0,
-) -> tuple[Tensor, Tensor | None]:
-    """Per sequence of a batch [2B]: the sum of completion log-probs, and the mean divergence where it can be had."""
-    hidden, targets, rows = completion_hidden(policy, batch)
+) -> Statistics:
+    """What the policy says of each sequence of a packed batch, its divergence from `reference_hidden` [C, d] too."""
+    found = packed_completions(policy, batch)
     logps, divergences = token_statistics(
-        hidden, targets, policy.head, reference_hidden, kind=kind, temperature=temperature
+        found.hidden, found.targets, policy.head, reference_hidden, kind=kind, temperature=temperature
     )
-    count = len(batch["input_ids"])
-    sums = sum_by_row(logps, rows, count)
+    count = len(found.completion_tokens)
+    sums = sum_by_row(logps, found.rows, count)
     if divergences is None:
-        return sums, None
-    tokens = sum_by_row(torch.ones_like(divergences), rows, count)
-    return sums, sum_by_row(divergences, rows, count) / tokens
+        return Statistics(sums, None, found.completion_tokens)
+    means = sum_by_row(divergences, found.rows, count) / found.completion_tokens
+    return Statistics(sums, means, found.completion_tokens)
 
 
 def sum_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:

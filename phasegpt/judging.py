@@ -15,7 +15,7 @@ from phasegpt.judged import Judged
 from phasegpt.metrics.declared import DECLARED
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_policy
 from phasegpt.parts import Workbench, own_metrics, suite_of
-from phasegpt.shared_work import Lengths, Progress, prepare
+from phasegpt.shared_store import Lengths, Progress, SharedStore, prepare
 from phasegpt.stored import ANSWERS, PAIRS, PERPLEXITY, Parts, prompt_metrics, read_stored
 from phasegpt.terms import Terms, on_base
 
@@ -82,9 +82,10 @@ def _run(
     base = bench.base(config)
     suite = suite_of(config, base, terms.couples, terms.half)
     policy = _policy(checkpoint, base, config)
+    store = bench.store(work / "shared_work", config.shared_work.max_gb)
     try:
         run = {ANSWERS: _answers, PAIRS: _pairs, PERPLEXITY: _perplexity}
-        return {part: run[part](_Run(checkpoint.address, policy, suite, terms, work, on_progress)) for part in wanted}
+        return {part: run[part](_Run(checkpoint.address, policy, suite, terms, store, on_progress)) for part in wanted}
     finally:
         policy.detach()
 
@@ -103,7 +104,7 @@ class _Run:
     policy: Policy
     suite: Suite
     terms: Terms
-    work: Path
+    store: SharedStore
     on_progress: Progress
 
 
@@ -119,7 +120,10 @@ def _answers(run: _Run) -> tuple[Row, ...]:
 def _pairs(run: _Run) -> tuple[Row, ...]:
     training, terms = run.terms.config.training, run.terms
     lengths = Lengths(training.max_length, training.max_prompt_length)
-    shared = prepare(run.work / "shared_work", run.policy, terms.pairs, lengths, run.on_progress, terms.couples)
+    with_hidden = "kl_divergence" in run.suite.metrics
+    shared = prepare(
+        run.store, run.policy, terms.pairs, lengths, run.on_progress, terms.couples, with_hidden=with_hidden
+    )
     suite = replace(run.suite, metrics=tuple(n for n in run.suite.metrics if _of(n) == "pair"), own=())
     rows: list[Row] = []
     for pair_ids in _batches(suite.pair_ids, suite.batch_size):

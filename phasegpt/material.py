@@ -7,7 +7,6 @@ the material. Knows of the config only what it says of data.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from phasegpt.answers import UNPAIRED_METHOD, Couples, answers_of, couples_of, read_preferences, split_preferences
 from phasegpt.config import Config
@@ -19,8 +18,9 @@ from phasegpt.files import file_sha256
 from phasegpt.forward import AnswerModel, PairModel, TextModel
 from phasegpt.models import Policy
 from phasegpt.pairs import Pair, PairsError, pairs_hash
-from phasegpt.shared_work import Lengths, Progress, SharedWork, prepare
-from phasegpt.texts import TextExamples, read_blocks
+from phasegpt.shared_store import Lengths, Progress, SharedStore, prepare
+from phasegpt.shared_work import SharedWork
+from phasegpt.texts import TextExamples, read_blocks, share_blocks
 
 log = logging.getLogger("phasegpt")
 
@@ -47,14 +47,18 @@ class TextSource:
     config: Config
     couples: Couples = field(default_factory=dict)
 
-    def material(self, policy: Policy, store: Path, on_progress: Progress | None, *, with_divergence: bool) -> Material:
+    def material(
+        self, policy: Policy, store: SharedStore, on_progress: Progress | None, *, with_divergence: bool
+    ) -> Material:
         """The text in blocks. Raises TextError."""
         training, path = self.config.training, resolve(self.config.training.preference_dataset)
         tokenizer, seed = policy.base.tokenizer, self.config.experiment.seed
         blocks = read_blocks(path, tokenizer, training.max_length, self.config.data.val_split, seed)
-        train, val = (TextExamples(part, int(tokenizer.pad_token_id)) for part in (blocks.train, blocks.val))
+        data = file_sha256(path)
+        shared = share_blocks(store, policy, (*blocks.train, *blocks.val), data, on_progress)
+        train, val = (TextExamples(part, shared) for part in (blocks.train, blocks.val))
         sizes = {"train": len(train), "val": len(val), "cut_tokens": blocks.cut_tokens}
-        return Material(TextModel(policy), train, sizes, {"data": file_sha256(path)}, blocks=val)
+        return Material(TextModel(policy), train, sizes, {"data": data}, blocks=val)
 
 
 class PreferenceSource:
@@ -80,27 +84,32 @@ class PreferenceSource:
         """The training pairs; a file of unpaired answers has none."""
         return [row for row in self.split.train if isinstance(row, Pair)]
 
-    def material(self, policy: Policy, store: Path, on_progress: Progress | None, *, with_divergence: bool) -> Material:
+    def material(
+        self, policy: Policy, store: SharedStore, on_progress: Progress | None, *, with_divergence: bool
+    ) -> Material:
         """The training part with its shared work, which is found in `store` or made."""
-        shared = self._shared_work(policy, store, on_progress)
+        shared = self._shared_work(policy, store, on_progress, with_divergence)
         sizes = {"train": len(self.split.train), "val": len(self.split.val), "cut_tokens": shared.cut_tokens}
-        hashes, pad_id = {"data": pairs_hash(self.rows)}, int(policy.base.tokenizer.pad_token_id)
+        hashes = {"data": pairs_hash(self.rows)}
         if self.config.training.method == UNPAIRED_METHOD:
-            answers = AnswerExamples(shared, answers_of(self.split.train), pad_id)
+            answers = AnswerExamples(shared, answers_of(self.split.train), self.config.training.max_length)
             return Material(AnswerModel(policy), answers, sizes, hashes, shared)
         pairs, order = self._in_order(shared)
-        examples = PairExamples(shared, [pair.id for pair in pairs], pad_id, with_divergence)
+        examples = PairExamples(shared, [pair.id for pair in pairs], with_divergence)
         divergence = self.config.training.kto_config
         model = PairModel(policy, divergence.kl_penalty_type, divergence.kl_temperature)
         return Material(model, examples, sizes, {**hashes, **order}, shared)
 
-    def _shared_work(self, policy: Policy, store: Path, on_progress: Progress | None) -> SharedWork:
+    def _shared_work(
+        self, policy: Policy, store: SharedStore, on_progress: Progress | None, with_divergence: bool
+    ) -> SharedWork:
         """Of what trains or judges, the same under every seed; held-out domains are judged by prompts."""
+        with_hidden = with_divergence or "kl_divergence" in self.config.evaluation.metrics
         training = self.config.training
         scored = sorted((*self.split.train, *self.split.val), key=lambda row: row.id)
         couples = {**couples_of(self.split.train), **self.couples}
         lengths = Lengths(training.max_length, training.max_prompt_length)
-        return prepare(store, policy, scored, lengths, on_progress, couples)
+        return prepare(store, policy, scored, lengths, on_progress, couples, with_hidden=with_hidden)
 
     def _in_order(self, shared: SharedWork) -> tuple[Sequence[Pair], dict[str, str]]:
         """The training pairs as they were split; where a curriculum asks for it from easy to hard, and their order."""

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from phasegpt.adapters import (
     write_adapter,
     write_branch,
 )
-from phasegpt.base_model import ModelError, resolve_base
+from phasegpt.base_model import ModelError, model_fingerprint, resolve_base
+from phasegpt.packing import Packing, check_packable, packed_arguments
 from phasegpt.phase_attention import (
     PhaseAttentionError,
     PhaseHandles,
@@ -61,6 +63,11 @@ class Base:
     folder: Path
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the files that it was read from."""
+        return model_fingerprint(self.folder)
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"model.base_model: {folder} cannot be loaded: {error}") from error
+    check_packable(model.config)
     if tokenizer.chat_template is None:
         raise ModelError(f"model.base_model: {name} has no chat template; take an instruction-tuned model")
     if tokenizer.pad_token_id is None:
@@ -173,20 +181,27 @@ class Policy:
         """The parameters under training by name: the trial adapter and the phase branch."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def above_trunk(self, trunk: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states [B, T, d] from the trunk's output [B, T, d], right-padded as the mask [B, T] says."""
+    def states(self, input_ids: Tensor, packing: Packing) -> Tensor:
+        """Last hidden states [N, d] of a packed row of token ids [N]."""
+        return self._read({"input_ids": input_ids[None]}, packing)
+
+    def above_trunk(self, trunk: Tensor, packing: Packing) -> Tensor:
+        """Last hidden states [N, d] from what the trunk gives for a packed row, [N, d]."""
         decoder: Any = self.decoder
         layers = decoder.layers
         decoder.layers = layers[self.trunk_depth :]
         try:
-            states = decoder(inputs_embeds=trunk, attention_mask=attention_mask, use_cache=False).last_hidden_state
+            return self._read({"inputs_embeds": trunk[None]}, packing)
         finally:
             decoder.layers = layers
-        return states  # type: ignore[no-any-return]
+
+    def _read(self, row: dict[str, Tensor], packing: Packing) -> Tensor:
+        states: Tensor = self.decoder(**row, **packed_arguments(packing, self.head)).last_hidden_state
+        return states[0]
 
     @contextmanager
     def trunk_noted(self) -> Iterator[list[Tensor]]:
-        """Within the block each forward pass appends the trunk's output [B, T, d] to the list, if there is a trunk."""
+        """Within the block each pass over a packed row appends what its trunk, if it has one, gives: [N, d]."""
         noted: list[Tensor] = []
         if self.trunk_depth == 0:
             yield noted
@@ -194,7 +209,7 @@ class Policy:
         decoder: Any = self.decoder
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            noted.append(args[0] if args else kwargs["hidden_states"])
+            noted.append((args[0] if args else kwargs["hidden_states"])[0])
 
         hook = decoder.layers[self.trunk_depth].register_forward_pre_hook(note, with_kwargs=True)
         try:

@@ -5,7 +5,7 @@ The only place where parts learn what the config says; each of them takes plain 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from phasegpt.forward import PairModel
 from phasegpt.material import Material, TextSource, source_of
 from phasegpt.metrics import preference
 from phasegpt.metrics.declared import is_own
+from phasegpt.metrics.fluency import prose_of
 from phasegpt.metrics.own import OwnMetric, load_own
 from phasegpt.metrics.text import JUDGED, scorer
 from phasegpt.models import Base, LoraSettings, attach_policy, load_base
@@ -31,7 +32,7 @@ from phasegpt.objectives import Dpo, Kto, Objective, PenalisedDpo, ScheduledDpo,
 from phasegpt.pairs import read_prompts, take_prompts
 from phasegpt.runs import RunPaths
 from phasegpt.schedule import Course
-from phasegpt.shared_work import Progress, model_fingerprint
+from phasegpt.shared_store import Progress, SharedStore
 from phasegpt.trainer import TrainerSettings
 
 
@@ -40,11 +41,12 @@ class RunError(ValueError):
 
 
 class Workbench:
-    """What stays warm in a process between fits: one base model, loaded when first asked for."""
+    """What stays warm in a process between fits: one base model, loaded when first asked for, and shared work."""
 
     def __init__(self) -> None:
         self._key: tuple[str, torch.dtype, str] | None = None
         self._base: Base | None = None
+        self._store: SharedStore | None = None
 
     def base(self, config: Config) -> Base:
         """The base model of `config` on its device; another model than the last one takes its place."""
@@ -56,6 +58,12 @@ class Workbench:
             self._base = load_base(config.model.base_model, project_root(), dtype, device)
             self._key = key
         return self._base
+
+    def store(self, folder: Path, max_gb: float) -> SharedStore:
+        """The shared work under `folder`; another folder or budget than the last one takes its place."""
+        if self._store is None or (self._store.folder, self._store.max_gb) != (folder, max_gb):
+            self._store = SharedStore(folder, max_gb)
+        return self._store
 
 
 def device_of(config: Config) -> str:
@@ -99,10 +107,12 @@ def set_up(
         gradient_checkpointing=config.model.use_gradient_checkpointing,
     )
     try:
-        material = source.material(policy, paths.shared_work, on_progress, with_divergence=with_divergence)
+        store = bench.store(paths.shared_work, config.shared_work.max_gb)
+        material = source.material(policy, store, on_progress, with_divergence=with_divergence)
+        suite = replace(suite, prose=suite.prose.share(store, policy))
         hashes = {
             **material.hashes,
-            "base_model": model_fingerprint(base.folder),
+            "base_model": base.fingerprint,
             "reference_adapter": policy.reference,
             "scorer": scorer(),
         }
@@ -166,7 +176,7 @@ def suite_of(config: Config, base: Base, couples: Couples, half: str) -> Suite:
         metrics=evaluation.metrics,
         pair_ids=tuple(couples),
         prompts=take_prompts(read_prompts(resolve(evaluation.prompts)), half, evaluation.max_prompts),
-        fluency_tokens=tuple(tokens),
+        prose=prose_of(tokens),
         beta=config.training.beta,
         max_new_tokens=evaluation.max_new_tokens,
         batch_size=evaluation.batch_size,

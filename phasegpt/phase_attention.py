@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
+from phasegpt.packing import PACKING
+
 SUPPORTED_DECODERS = ("LlamaModel", "Qwen2Model", "Qwen3Model")
 DECODER_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")  # their order in all of these
 BRANCH = "phase_branch"  # the branch's name as a submodule of the attention module
@@ -175,6 +177,8 @@ class PhaseHandles:
         """Add the mask to the keywords that a decoder hands to its layers; gradient checkpointing replays them."""
         if not self._enabled:
             return None
+        if PACKING in kwargs:
+            return None
         call = {**dict(zip(DECODER_ARGUMENTS, args, strict=False)), **kwargs}
         cache = call.get("past_key_values")
         if cache is not None and cache.get_seq_length() > 0:
@@ -188,11 +192,15 @@ class PhaseHandles:
         """Add the branch to the first element of the attention module's output."""
         if not self._enabled:
             return None
-        if MASK not in kwargs:
+        packing, branch = kwargs.get(PACKING), getattr(attention, BRANCH)
+        if packing is None and MASK not in kwargs:
             raise PhaseAttentionError(f"a layer with a phase branch was called without its decoder: pass {MASK}=[B, T]")
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         attended, *rest = output
-        added = getattr(attention, BRANCH)(hidden, kwargs[MASK])
+        if packing is None:
+            added = branch(hidden, kwargs[MASK])
+        else:  # each sequence in a row of its own, since the running means must not cross from one to the next
+            added = packing.repack(branch(packing.unpack(hidden[0]), packing.mask))[None]
         return (attended + added.to(attended.dtype), *rest)
 
 

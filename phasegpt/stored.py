@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phasegpt.base_model import resolve_base
+from phasegpt.base_model import model_fingerprint, resolve_base
 from phasegpt.checkpoints import Checkpoint
 from phasegpt.config import Config, stages
 from phasegpt.config_io import project_root
@@ -18,7 +18,6 @@ from phasegpt.metrics.declared import DECLARED, GUARDS, is_own
 from phasegpt.metrics.own import OwnMetric
 from phasegpt.metrics.text import TEXT_METRICS
 from phasegpt.pairs import UnpairedRow
-from phasegpt.shared_work import model_fingerprint
 from phasegpt.terms import Terms, own_config
 
 ANSWERS, PAIRS, PERPLEXITY = "answers", "pairs", "perplexity"

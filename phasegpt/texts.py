@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from phasegpt.encoding import Tokens, sequence_batch
+from phasegpt.encoding import Group, Tokens
 from phasegpt.forward import TextModel
 from phasegpt.models import Policy
 from phasegpt.objectives import sft_loss
+from phasegpt.packing import pack
+from phasegpt.shared_store import Encoded, Passages, Progress, SharedStore
+from phasegpt.shared_work import SharedWork
 
 
 class TextError(ValueError):
@@ -28,6 +31,11 @@ class Block:
 
     id: str
     tokens: Tokens
+
+    @property
+    def group(self) -> Group:
+        """Its first token as a prompt, the others as the completion."""
+        return self.tokens[:1], self.tokens[1:]
 
 
 @dataclass(frozen=True)
@@ -68,18 +76,20 @@ def read_blocks(path: Path, tokenizer: PreTrainedTokenizerBase, length: int, val
 
 @dataclass(frozen=True)
 class TextExamples:
-    """Blocks of a text, for a `TextModel`. Every token but a block's first is learned."""
+    """Blocks of a text, for a `TextModel`, with their shared work. Every token but a block's first is learned."""
 
     blocks: Sequence[Block]
-    pad_id: int
+    shared: SharedWork | None = None
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Ids and masks [S, T] of S blocks."""
-        tokens = [self.blocks[number].tokens for number in numbers]
-        return sequence_batch([(block[:1], block[1:]) for block in tokens], self.pad_id)
+        """A packed batch of S blocks."""
+        blocks = [self.blocks[number] for number in numbers]
+        if self.shared is not None:
+            return self.shared.answers([block.id for block in blocks], with_hidden=False)
+        return pack([block.group for block in blocks])
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
         """`TextOutputs`."""
@@ -88,6 +98,18 @@ class TextExamples:
     def names(self, numbers: Sequence[int]) -> list[str]:
         """The blocks."""
         return [self.blocks[number].id for number in numbers]
+
+
+def share_blocks(
+    store: SharedStore, policy: Policy, blocks: Sequence[Block], data: str, on_progress: Progress | None
+) -> SharedWork | None:
+    """The trunk's output for all blocks of a text, where there is a trunk; `data` is the text's hash."""
+    if not policy.trunk_depth:
+        return None
+    ordered = sorted(blocks, key=lambda block: block.id)  # under every seed the same, however they were split
+    encoded = Encoded([block.group for block in ordered], [(block.id,) for block in ordered])
+    content = ("blocks", data, str(len(blocks[0].tokens)))
+    return store.open(policy, Passages(content, lambda: encoded), on_progress, with_hidden=False)
 
 
 def block_rows(policy: Policy, examples: TextExamples, batch_size: int) -> Iterator[dict[str, float | str]]:

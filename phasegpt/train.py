@@ -32,7 +32,7 @@ from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, wr
 from phasegpt.logs import log_to
 from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, versions
-from phasegpt.shared_work import Progress, model_fingerprint
+from phasegpt.shared_store import Progress
 from phasegpt.texts import block_rows
 from phasegpt.trainer import NonFiniteLossError, StepLog, total_steps, train
 
@@ -234,7 +234,7 @@ def _earlier_stage(
     config: Config, paths: RunPaths, bench: Workbench, on_step: StepLog | None, on_progress: Progress | None
 ) -> Path:
     """The adapter of a stage that several trials share (Track C's phase_a): trained once for what it depends on."""
-    content = (file_sha256(resolve(config.training.preference_dataset)), model_fingerprint(bench.base(config).folder))
+    content = (file_sha256(resolve(config.training.preference_dataset)), bench.base(config).fingerprint)
     own = stage_paths(config, paths, content)
     own.checkpoints.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{own.checkpoints}.lock"):

@@ -23,10 +23,9 @@ def pair_rows(
     kl_divergence    KL(π‖π_ref) in nats a token: mean over completion tokens, then over the pair's two answers
     """
     model.eval()
-    pad_id = int(model.policy.base.tokenizer.pad_token_id)
     for begin in range(0, len(pair_ids), batch_size):
         ids = pair_ids[begin : begin + batch_size]
-        batch = shared.batch(ids, pad_id, with_hidden=with_kl)
+        batch = shared.batch(ids, with_hidden=with_kl)
         with torch.no_grad():
             outputs = model({name: value.to(model.policy.head.device) for name, value in batch.items()}, with_kl)
         losses = dpo_loss(

@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from phasegpt.encoding import sequence_batch
-from phasegpt.forward import completion_hidden, completion_statistics
+from phasegpt.forward import completion_statistics, packed_completions
 from phasegpt.models import Policy
+from phasegpt.packing import pack
 
 Ids = tuple[int, ...]
 
@@ -25,17 +25,16 @@ def sample_divergences(
     0 for an untrained policy, up to rounding. Greedy answers follow the policy's likeliest path: this is the divergence
     met along it, and no estimate of the divergence between whole sequences.
     """
-    order = sorted(range(len(answers)), key=lambda index: len(prompts[index]) + len(answers[index]))
-    found = [0.0] * len(answers)
+    found: list[float] = []
     policy.model.eval()
-    for begin in range(0, len(order), batch_size):
-        chosen = order[begin : begin + batch_size]
-        batch = sequence_batch([(prompts[i], answers[i]) for i in chosen], policy.base.tokenizer.pad_token_id)
-        batch = {name: value.to(policy.head.device) for name, value in batch.items()}
-        with policy.as_reference():
-            reference, _, _ = completion_hidden(policy, batch)
+    for begin in range(0, len(answers), batch_size):
+        span = slice(begin, begin + batch_size)
+        groups = list(zip(prompts[span], answers[span], strict=True))
+        batch = {name: value.to(policy.head.device) for name, value in pack(groups).items()}
+        with policy.trunk_noted() as noted, policy.as_reference():
+            reference = packed_completions(policy, batch).hidden
+        trunk = {"trunk": noted[-1]} if noted else {}  # the same under policy and reference
         with torch.no_grad():
-            _, divergences = completion_statistics(policy, batch, reference)
-        for index, value in zip(chosen, cast(Tensor, divergences).tolist(), strict=True):
-            found[index] = value
+            divergences = completion_statistics(policy, {**batch, **trunk}, reference).divergences
+        found += cast(Tensor, divergences).tolist()
     return found

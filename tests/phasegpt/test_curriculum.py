@@ -16,7 +16,7 @@ from phasegpt.forward import PairModel
 from phasegpt.models import LoraSettings, attach_policy, load_base
 from phasegpt.pairs import COMPLEXITIES, SUBTLETIES, Pair, read_pairs
 from phasegpt.runs import RunResult, run_paths
-from phasegpt.shared_work import Lengths, prepare
+from phasegpt.shared_store import Lengths, SharedStore, prepare
 from phasegpt.train import fit
 from tests.toy import DOMAINS
 
@@ -66,11 +66,11 @@ def test_a_pair_without_labels_is_an_error_that_names_it(labels: tuple[str | Non
 
 def test_a_margin_is_the_references_own_a_token(toy_model_dir: Path, pairs: tuple[Pair, ...], tmp_path: Path) -> None:
     policy = attach_policy(load_base(str(toy_model_dir), Path("/")), LoraSettings(4, 8, 0.0, ("q_proj",)), seed=0)
-    shared = prepare(tmp_path, policy, pairs[:3], Lengths(512, 256))
+    shared = prepare(SharedStore(tmp_path), policy, pairs[:3], Lengths(512, 256))
     margins = reference_margins(shared, [row.id for row in pairs[:3]])
     for row in pairs[:3]:
         with policy.as_reference():
-            outputs = PairModel(policy)(shared.batch([row.id], 0, with_hidden=False))
+            outputs = PairModel(policy)(shared.batch([row.id], with_hidden=False))
         chosen, rejected = outputs.completion_tokens.tolist()
         expected = outputs.policy_chosen_logps.item() / chosen - outputs.policy_rejected_logps.item() / rejected
         assert margins[row.id] == pytest.approx(expected, abs=1e-5)

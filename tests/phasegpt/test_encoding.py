@@ -14,7 +14,6 @@ from phasegpt.encoding import (
     encode_pair,
     pad,
     prompt_ids,
-    sequence_batch,
 )
 from phasegpt.pairs import Pair, read_pairs
 from tests.toy import DOMAINS
@@ -104,10 +103,3 @@ def test_padding_goes_right_or_left_and_is_masked() -> None:
     ids, mask = pad([[5, 6, 7], [8]], pad_id=9, left=True)
     assert ids.tolist() == [[5, 6, 7], [9, 9, 8]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-
-
-def test_a_batch_masks_all_but_the_completions() -> None:
-    batch = sequence_batch([((1, 2), (3,)), ((6,), (7, 8)), ((1, 2), (4, 5)), ((6,), (9,))], pad_id=0)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [6, 7, 8, 0], [1, 2, 4, 5], [6, 9, 0, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch["completion_mask"].tolist() == [[0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]]

@@ -14,14 +14,15 @@ from phasegpt.evaluate import Row, Suite, answer_prompts, evaluate, generate
 from phasegpt.forward import PairModel
 from phasegpt.metrics.declared import DECLARED, GUARDS
 from phasegpt.metrics.degeneration import distinct_2, repetition
-from phasegpt.metrics.fluency import perplexity
+from phasegpt.metrics.fluency import perplexity, prose_of
 from phasegpt.metrics.own import OwnMetric, OwnMetricError
 from phasegpt.metrics.samples import sample_divergences
 from phasegpt.metrics.spiral import spiral_score
 from phasegpt.metrics.subtlety import subtlety
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base
 from phasegpt.pairs import Pair, read_pairs, read_prompts
-from phasegpt.shared_work import Lengths, SharedWork, prepare
+from phasegpt.shared_store import Lengths, SharedStore, prepare
+from phasegpt.shared_work import SharedWork
 from tests.toy import DOMAINS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,7 +68,7 @@ def pairs(toy_pairs_file: Path) -> tuple[Pair, ...]:
 
 @pytest.fixture
 def shared(policy: Policy, pairs: tuple[Pair, ...], tmp_path: Path) -> SharedWork:
-    return prepare(tmp_path, policy, pairs, Lengths(512, 256))
+    return prepare(SharedStore(tmp_path), policy, pairs, Lengths(512, 256))
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def suite(policy: Policy, pairs: tuple[Pair, ...], toy_prompts_file: Path) -> Su
         metrics=EVERYTHING,
         pair_ids=tuple(pair.id for pair in pairs),
         prompts=read_prompts(toy_prompts_file),
-        fluency_tokens=tuple(policy.base.tokenizer(text)["input_ids"]),
+        prose=prose_of(policy.base.tokenizer(text)["input_ids"]),
         beta=0.1,
         max_new_tokens=12,
         batch_size=4,
@@ -92,7 +93,7 @@ def test_the_summary_holds_the_means_of_the_rows(policy: Policy, shared: SharedW
         assert found.summary[name] == pytest.approx(sum(float(row[name]) for row in found.pairs) / 5)
     for name in ("spiral_score", "subtlety"):
         assert found.summary[name] == pytest.approx(sum(float(row[name]) for row in found.answers) / 8)
-    assert found.summary["perplexity"] == perplexity(policy, suite.fluency_tokens)
+    assert found.summary["perplexity"] == perplexity(policy, suite.prose)
     assert found.seconds.keys() == {"pairs", "answers", "perplexity"}
 
 
@@ -184,7 +185,7 @@ def test_a_metric_of_ones_own_that_gives_no_number_ends_the_evaluation(
 
 
 def test_a_suite_with_nothing_to_look_at_finds_nothing(policy: Policy, shared: SharedWork, suite: Suite) -> None:
-    nothing = replace(suite, pair_ids=(), prompts=(), fluency_tokens=())
+    nothing = replace(suite, pair_ids=(), prompts=(), prose=prose_of([]))
     assert evaluate(PairModel(policy), shared, nothing).summary == {}
 
 

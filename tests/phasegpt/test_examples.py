@@ -11,8 +11,9 @@ from phasegpt.answers import answers_of
 from phasegpt.examples import AnswerExamples, PairExamples
 from phasegpt.forward import AnswerModel, completion_statistics
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base
+from phasegpt.packing import Packing
 from phasegpt.pairs import Pair, UnpairedRow, read_pairs
-from phasegpt.shared_work import Lengths, prepare
+from phasegpt.shared_store import Lengths, SharedStore, prepare
 from tests.toy import DOMAINS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,17 +51,14 @@ def examples_of(
 ) -> tuple[AnswerExamples, tuple[UnpairedRow, ...]]:
     """Examples of the answers of `pairs`, and these: chosen and rejected in turn."""
     answers = answers_of(pairs)
-    shared = prepare(folder, policy, pairs, lengths)
-    return AnswerExamples(shared, answers, policy.base.tokenizer.pad_token_id), answers
+    shared = prepare(SharedStore(folder), policy, pairs, lengths)
+    return AnswerExamples(shared, answers, lengths.max_length), answers
 
 
 def mismatched(batch: dict[str, Tensor]) -> list[tuple[list[int], list[int]]]:
     """(prompt, completion) of each mismatched pair of a batch."""
-    parts = (batch[f"mismatched_{name}"] for name in ("input_ids", "attention_mask", "completion_mask"))
-    return [
-        (ids[attention.bool() & ~completion.bool()].tolist(), ids[completion.bool()].tolist())
-        for ids, attention, completion in zip(*parts, strict=True)
-    ]
+    ids, packing = batch["mismatched_input_ids"].tolist(), Packing(batch["mismatched_lengths"])
+    return [([ids[n] for n in span.prompt], [ids[n] for n in span.completion]) for span in packing.spans]
 
 
 def test_each_prompt_gets_the_answer_of_the_row_before_it(
@@ -97,7 +95,7 @@ def test_a_mismatched_pair_keeps_to_the_longest_sequence(
 ) -> None:
     examples, _ = examples_of(policy, pairs, tmp_path, Lengths(40, 20))
     batch = examples.batch([0, 2, 4, 6])
-    assert batch["mismatched_input_ids"].shape[1] <= 40
+    assert all(len(prompt) + len(completion) <= 40 for prompt, completion in mismatched(batch))
     assert all(len(completion) > 0 for _, completion in mismatched(batch))
 
 
@@ -109,11 +107,11 @@ def test_the_mismatched_log_ratios_are_those_of_plain_passes_without_gradient(
     examples, _ = examples_of(policy, pairs, tmp_path)
     batch = examples.batch([0, 3, 4, 7])
     outputs = AnswerModel(policy)(batch)
-    plain = {name: batch[f"mismatched_{name}"] for name in ("input_ids", "attention_mask", "completion_mask")}
+    plain = {name: batch[f"mismatched_{name}"] for name in ("input_ids", "lengths")}
     with torch.no_grad():
-        own, _ = completion_statistics(policy, plain)
+        own = completion_statistics(policy, plain).logps
     with policy.as_reference():
-        reference, _ = completion_statistics(policy, plain)
+        reference = completion_statistics(policy, plain).logps
     assert ("trunk" in batch) == (layers is not None)
     assert not outputs.mismatched_logratios.requires_grad
     assert outputs.policy_logps.requires_grad
@@ -127,9 +125,9 @@ def test_the_reference_of_an_answer_is_that_of_the_shared_work(
 ) -> None:
     examples, answers = examples_of(policy, pairs, tmp_path)
     outputs = examples.outputs(AnswerModel(policy), examples.batch([5, 2]))
-    batch = examples.shared.answers([answers[5].id, answers[2].id], 0, with_hidden=False)
+    batch = examples.shared.answers([answers[5].id, answers[2].id], with_hidden=False)
     with policy.as_reference():
-        reference, _ = completion_statistics(policy, batch)
+        reference = completion_statistics(policy, batch).logps
     torch.testing.assert_close(outputs.reference_logps, reference, rtol=1e-5, atol=1e-4)
 
 
@@ -137,11 +135,11 @@ def test_sequences_are_named_as_they_lie_in_a_batch(policy: Policy, pairs: tuple
     examples, _ = examples_of(policy, pairs, tmp_path)
     assert len(examples) == 8
     assert examples.names([3, 0]) == [f"answer {pairs[1].id}-rejected", f"answer {pairs[0].id}-chosen"]
-    by_pairs = PairExamples(examples.shared, [pair.id for pair in pairs], 0, with_divergence=False)
+    by_pairs = PairExamples(examples.shared, [pair.id for pair in pairs], with_divergence=False)
     assert len(by_pairs) == 4
     assert by_pairs.names([2, 0]) == [
         f"the {kind} answer of pair {pairs[number].id}" for kind in ("chosen", "rejected") for number in (2, 0)
     ]
     assert "reference_hidden" not in by_pairs.batch([2, 0])
-    with_states = PairExamples(examples.shared, by_pairs.ids, 0, with_divergence=True)
+    with_states = PairExamples(examples.shared, by_pairs.ids, with_divergence=True)
     assert "reference_hidden" in with_states.batch([2, 0])

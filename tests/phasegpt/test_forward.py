@@ -1,4 +1,4 @@
-"""Log-probs of completions: those of full logits, whatever the padding, the batch and its order."""
+"""Log-probs of completions: those of full logits of each sequence alone, whatever the batch and its order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from phasegpt.divergences import KINDS, divergence
-from phasegpt.encoding import EncodedPair, encode_pair, sequence_batch
-from phasegpt.forward import PairModel, completion_hidden, sum_by_row
+from phasegpt.encoding import EncodedPair, encode_pair
+from phasegpt.forward import PairModel, packed_completions, sum_by_row
 from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
+from phasegpt.packing import pack
 from phasegpt.pairs import read_pairs
 from tests.toy import DOMAINS
 
@@ -40,8 +41,7 @@ def pairs(policy: Policy, toy_pairs_file: Path) -> list[EncodedPair]:
 
 
 def batch_of(policy: Policy, pairs: list[EncodedPair]) -> dict[str, Tensor]:
-    sequences = [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
-    batch = sequence_batch(sequences, policy.base.tokenizer.pad_token_id)
+    batch = pack([pair.group for pair in pairs])
     return {**batch, "reference_logps": torch.zeros(2 * len(pairs), dtype=torch.float64)}
 
 
@@ -67,7 +67,7 @@ def test_the_log_probs_are_the_sums_over_full_logits(policy: Policy, pairs: list
             assert_exact(logp, expected)
 
 
-def test_padding_and_order_change_no_log_prob(policy: Policy, pairs: list[EncodedPair]) -> None:
+def test_the_batch_and_its_order_change_no_log_prob(policy: Policy, pairs: list[EncodedPair]) -> None:
     together = logps_of(policy, pairs)
     alone = torch.cat([logps_of(policy, [pair]) for pair in pairs])
     turned = logps_of(policy, pairs[::-1]).flip(0)
@@ -76,29 +76,16 @@ def test_padding_and_order_change_no_log_prob(policy: Policy, pairs: list[Encode
     assert len({len(pair.prompt) + len(pair.chosen) for pair in pairs}) > 1
 
 
-def test_a_wider_batch_with_more_padding_changes_no_log_prob(policy: Policy, pairs: list[EncodedPair]) -> None:
+def test_without_hidden_states_in_the_batch_the_reference_is_asked_live(
+    policy: Policy, pairs: list[EncodedPair]
+) -> None:
     batch = batch_of(policy, pairs)
-    wide = {
-        name: value if value.dim() == 1 else torch.nn.functional.pad(value, (0, 7)) for name, value in batch.items()
-    }
-    with torch.no_grad():
-        narrow, padded = PairModel(policy)(batch), PairModel(policy)(wide)
-    assert_exact(padded.policy_chosen_logps, narrow.policy_chosen_logps)
-    assert_exact(padded.policy_rejected_logps, narrow.policy_rejected_logps)
-
-
-def test_padding_on_the_left_changes_no_log_prob(policy: Policy, pairs: list[EncodedPair]) -> None:
-    batch = batch_of(policy, pairs)
-    left = {name: value if value.dim() == 1 else torch.zeros_like(value) for name, value in batch.items()}
-    left["reference_logps"] = batch["reference_logps"]
-    for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
-        for name in ("input_ids", "attention_mask", "completion_mask"):
-            left[name][row, -length:] = batch[name][row, :length]
-    assert not torch.equal(left["attention_mask"], batch["attention_mask"])
-    with torch.no_grad():
-        right, turned = PairModel(policy)(batch), PairModel(policy)(left)
-    # rotary angles of the shifted positions are made in float32
-    torch.testing.assert_close(turned.policy_logps, right.policy_logps, rtol=0, atol=1e-6)
+    with policy.as_reference():
+        stored = {**batch, "reference_hidden": packed_completions(policy, batch).hidden}
+    live, found = (PairModel(policy)(given, with_divergence=True) for given in (batch, stored))
+    assert live.divergences is not None
+    assert live.divergences.requires_grad
+    assert_exact(live.divergences, found.divergences)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,7 +94,7 @@ def test_a_sequences_divergence_is_the_mean_over_its_completion_tokens(
 ) -> None:
     batch = batch_of(policy, pairs)
     with policy.as_reference():
-        batch["reference_hidden"], _, _ = completion_hidden(policy, batch)
+        batch["reference_hidden"] = packed_completions(policy, batch).hidden
     with torch.no_grad():
         outputs = PairModel(policy, kind, temperature=1.5)(batch, with_divergence=True)
     completions = [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
@@ -125,8 +112,8 @@ def test_the_reference_of_the_batch_is_handed_on(policy: Policy, pairs: list[Enc
     batch = batch_of(policy, pairs)
     batch["reference_logps"] = torch.arange(8, dtype=torch.float32)
     outputs = PairModel(policy)(batch)
-    assert outputs.reference_chosen_logps.tolist() == [0, 1, 2, 3]
-    assert outputs.reference_rejected_logps.tolist() == [4, 5, 6, 7]
+    assert outputs.reference_chosen_logps.tolist() == [0, 2, 4, 6]
+    assert outputs.reference_rejected_logps.tolist() == [1, 3, 5, 7]
     assert outputs.divergences is None
 
 

@@ -70,7 +70,7 @@ def test_a_text_without_two_blocks_is_an_error_that_says_how_many_tokens_it_has(
 def test_the_loss_of_a_block_is_that_of_the_model_itself(base: Base, text: Path) -> None:
     policy = attach_policy(base, LoraSettings(4, 8, 0.0, ("q_proj",)), seed=0)
     blocks = read_blocks(text, base.tokenizer, 24, 0.5, seed=1).val[:3]
-    rows = list(block_rows(policy, TextExamples(blocks, 0), batch_size=2))
+    rows = list(block_rows(policy, TextExamples(blocks), batch_size=2))
     assert [row["id"] for row in rows] == [block.id for block in blocks]
     for row, block in zip(rows, blocks, strict=True):
         ids = torch.tensor([block.tokens])

@@ -28,7 +28,7 @@ from phasegpt.objectives import Dpo, Kto, PenalisedDpo, Sft
 from phasegpt.pairs import PairsError
 from phasegpt.parts import RunError, Workbench, device_of, objective_of, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, run_paths
-from phasegpt.shared_work import prepare
+from phasegpt.shared_store import prepare
 from phasegpt.train import fit, measure
 from phasegpt.trainer import NonFiniteLossError, ReferenceMismatchError
 
@@ -504,8 +504,8 @@ def test_a_failed_run_leaves_the_warm_base_fit_for_the_next(
 def test_shared_work_that_is_not_this_models_ends_the_run(
     toy_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tampered(*arguments: Any) -> Any:
-        shared = prepare(*arguments)
+    def tampered(*arguments: Any, **options: Any) -> Any:
+        shared = prepare(*arguments, **options)
         shared._logps += 1.0
         return shared
 

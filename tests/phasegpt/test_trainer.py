@@ -22,7 +22,8 @@ from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base
 from phasegpt.objectives import Constant, Dpo, Kto, Objective, PairOutputs, PenalisedDpo, ScheduledDpo, Sft
 from phasegpt.pairs import Pair, read_pairs
 from phasegpt.schedule import Course
-from phasegpt.shared_work import Lengths, SharedWork, prepare
+from phasegpt.shared_store import Lengths, SharedStore, prepare
+from phasegpt.shared_work import SharedWork
 from phasegpt.trainer import (
     AfterSave,
     NonFiniteLossError,
@@ -72,7 +73,7 @@ def policy(base: Base) -> Iterator[Policy]:
 
 @pytest.fixture
 def shared(policy: Policy, pairs: tuple[Pair, ...], tmp_path_factory: pytest.TempPathFactory) -> SharedWork:
-    return prepare(tmp_path_factory.mktemp("store"), policy, pairs, Lengths(512, 256))
+    return prepare(SharedStore(tmp_path_factory.mktemp("store")), policy, pairs, Lengths(512, 256))
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Run:
 
 
 def examples_of(policy: Policy, shared: SharedWork, objective: Objective[Any]) -> Examples:
-    return PairExamples(shared, list(shared.couples), policy.base.tokenizer.pad_token_id, objective.needs_divergence)
+    return PairExamples(shared, list(shared.couples), objective.needs_divergence)
 
 
 def run(
@@ -136,7 +137,7 @@ def fresh_run(
     policy = attach_policy(base, lora, seed=0, gradient_checkpointing=gradient_checkpointing)
     policy.model.to(base.model.dtype)
     try:
-        shared = prepare(folder / "store", policy, pairs, Lengths(512, 256))
+        shared = prepare(SharedStore(folder / "store"), policy, pairs, Lengths(512, 256))
         return run(policy, shared, folder / "run", objective, **changes)
     finally:
         policy.detach()
@@ -231,7 +232,7 @@ def test_activations_that_are_computed_twice_change_no_loss(
 
 def test_weight_decay_pulls_matrices_alone(base: Base, pairs: tuple[Pair, ...], tmp_path: Path) -> None:
     policy = attach_policy(base, LORA, seed=0, phase=PHASE)
-    shared = prepare(tmp_path / "store", policy, pairs, Lengths(512, 256))
+    shared = prepare(SharedStore(tmp_path / "store"), policy, pairs, Lengths(512, 256))
     trainer = _Trainer(
         PairModel(policy),
         examples_of(policy, shared, Sft()),
@@ -401,7 +402,7 @@ def test_a_run_killed_in_the_middle_of_accumulation_repeats_the_step_and_ends_th
 
 
 def answers_for(policy: Policy, shared: SharedWork, pairs: tuple[Pair, ...]) -> AnswerExamples:
-    return AnswerExamples(shared, answers_of(pairs), policy.base.tokenizer.pad_token_id)
+    return AnswerExamples(shared, answers_of(pairs), 512)
 
 
 def test_a_run_on_answers_begins_at_one_half_and_logs_both_labels_and_the_baseline(
@@ -437,7 +438,7 @@ def test_a_run_on_answers_that_was_cut_goes_on_to_the_same_end(
     for name, stops in (("whole", (6,)), ("cut", (2, 6))):  # four batches of 14 answers an epoch: cut within the first
         for stop in stops:
             policy = attach_policy(base, LORA, seed=0)
-            shared = prepare(tmp_path / "store", policy, pairs, Lengths(512, 256))
+            shared = prepare(SharedStore(tmp_path / "store"), policy, pairs, Lengths(512, 256))
             answers = answers_for(policy, shared, pairs)
             settings: dict[str, Any] = {"batch_size": 4, "max_steps": stop, "lr_scheduler": "constant"}
             last = run(policy, shared, tmp_path / name, Kto(0.5, 1.0, 1.2), answers, **settings)

@@ -10,8 +10,9 @@ from phasegpt.adapters import PhaseSettings
 from phasegpt.forward import PairModel
 from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
 from phasegpt.objectives import PairOutputs
+from phasegpt.packing import Packing
 from phasegpt.pairs import read_pairs
-from phasegpt.shared_work import Lengths, prepare
+from phasegpt.shared_store import Lengths, SharedStore, prepare
 from tests.toy import DOMAINS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,8 +43,8 @@ def test_losses_and_gradients_are_those_of_the_whole_forward_pass(
     pairs = read_pairs(toy_pairs_file, DOMAINS)
     base = load_base(str(toy_model_dir), tmp_path)
     policy = moved(attach_policy(base, LORA, seed=0, phase=phase))
-    shared = prepare(tmp_path, policy, pairs, Lengths(256, 64))
-    batch = shared.batch([pair.id for pair in pairs[:6]], int(base.tokenizer.pad_token_id), with_hidden=True)
+    shared = prepare(SharedStore(tmp_path), policy, pairs, Lengths(256, 64))
+    batch = shared.batch([pair.id for pair in pairs[:6]], with_hidden=True)
     fast, fast_gradients = losses_and_gradients(policy, batch)
     plain, gradients = losses_and_gradients(policy, {name: value for name, value in batch.items() if name != "trunk"})
     assert "trunk" in batch
@@ -61,9 +62,9 @@ def test_a_policy_that_trains_in_the_lowest_layer_has_no_trunk(
     base = load_base(str(toy_model_dir), tmp_path)
     policy = attach_policy(base, LoraSettings(4, 8, 0.0, ("q_proj",), None), seed=0)
     pairs = read_pairs(toy_pairs_file, DOMAINS)[:3]
-    shared = prepare(tmp_path, policy, pairs, Lengths(256, 64))
+    shared = prepare(SharedStore(tmp_path), policy, pairs, Lengths(256, 64))
     assert policy.trunk_depth == 0
-    assert "trunk" not in shared.batch([pairs[0].id], 0, with_hidden=False)
+    assert "trunk" not in shared.batch([pairs[0].id], with_hidden=False)
 
 
 def test_a_branch_below_the_adapters_lowers_the_trunk(toy_model_dir: Path, tmp_path: Path) -> None:
@@ -75,5 +76,5 @@ def test_a_branch_below_the_adapters_lowers_the_trunk(toy_model_dir: Path, tmp_p
 def test_the_decoder_has_all_its_layers_again_after_an_error(toy_model_dir: Path, tmp_path: Path) -> None:
     policy = attach_policy(load_base(str(toy_model_dir), tmp_path), LORA, seed=0)
     with pytest.raises(RuntimeError):
-        policy.above_trunk(torch.zeros(1, 3, 63), torch.ones(1, 3))
+        policy.above_trunk(torch.zeros(3, 63), Packing(torch.tensor([[1, 2]])))
     assert len(policy.decoder.layers) == 4  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phasegpt.metrics.fluency import _windows, perplexity
+from phasegpt.metrics.fluency import _windows, perplexity, prose_of
 from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +38,7 @@ def log_prob(policy: Policy, context: list[int], token: int) -> float:
 
 def test_in_one_window_it_is_that_of_a_plain_loop_over_tokens(policy: Policy, tokens: list[int]) -> None:
     scores = [log_prob(policy, tokens[:place], tokens[place]) for place in range(1, 30)]
-    assert perplexity(policy, tokens[:30]) == pytest.approx(math.exp(-sum(scores) / 29), rel=1e-10)
+    assert perplexity(policy, prose_of(tokens[:30])) == pytest.approx(math.exp(-sum(scores) / 29), rel=1e-10)
 
 
 @pytest.mark.parametrize(("window", "stride"), [(16, 12), (10, 3), (40, 39)])
@@ -51,7 +51,7 @@ def test_in_many_windows_each_token_sees_its_window_alone(
             begin += stride
         scores.append(log_prob(policy, tokens[begin:place], tokens[place]))
     expected = math.exp(-sum(scores) / len(scores))
-    assert perplexity(policy, tokens, window, stride) == pytest.approx(expected, rel=1e-10)
+    assert perplexity(policy, prose_of(tokens, window, stride)) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("length", [2, 3, 9, 10, 11, 16, 17, 23, 24, 100])
@@ -67,19 +67,19 @@ def test_a_model_without_any_knowledge_has_the_vocabularys_size(policy: Policy, 
     saved = policy.head.clone()
     with torch.no_grad():
         policy.head.zero_()
-    assert perplexity(policy, tokens) == pytest.approx(len(saved))
+    assert perplexity(policy, prose_of(tokens)) == pytest.approx(len(saved))
     with torch.no_grad():
         policy.head.copy_(saved)
 
 
-@pytest.mark.parametrize("few", [[], [5]])
-def test_too_few_tokens_are_an_error(policy: Policy, few: list[int]) -> None:
-    with pytest.raises(ValueError, match=f"needs two tokens of text, found {len(few)}"):
-        perplexity(policy, few)
+def test_a_single_token_is_an_error_and_none_makes_no_windows() -> None:
+    with pytest.raises(ValueError, match="needs two tokens of text, found 1"):
+        prose_of([5])
+    assert prose_of([]).windows == ()
 
 
 def test_windows_without_overlap_are_an_error_since_their_first_token_would_have_no_context(
     policy: Policy, tokens: list[int]
 ) -> None:
     with pytest.raises(ValueError, match="a stride from 1 to 15, found 16"):
-        perplexity(policy, tokens, window=16, stride=16)
+        prose_of(tokens, window=16, stride=16)

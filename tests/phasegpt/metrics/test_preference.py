@@ -14,7 +14,8 @@ from phasegpt.metrics.preference import NAMES, pair_rows
 from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
 from phasegpt.objectives import PairOutputs
 from phasegpt.pairs import Pair, read_pairs
-from phasegpt.shared_work import Lengths, SharedWork, prepare
+from phasegpt.shared_store import Lengths, SharedStore, prepare
+from phasegpt.shared_work import SharedWork
 from tests.toy import DOMAINS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +36,7 @@ def policy(toy_model_dir: Path) -> Iterator[Policy]:
 
 @pytest.fixture
 def shared(policy: Policy, pairs: tuple[Pair, ...], tmp_path: Path) -> SharedWork:
-    return prepare(tmp_path, policy, pairs, Lengths(512, 256))
+    return prepare(SharedStore(tmp_path), policy, pairs, Lengths(512, 256))
 
 
 def move(policy: Policy) -> None:
