@@ -111,7 +111,6 @@ NOT_YET: dict[str, Callable[[Any], Any]] = {
     "evaluation.metrics": lambda names: next((name for name in names if name in SCALING_METRICS), None),
     "evaluation.baseline_checkpoint": lambda path: path,
     "shared_work.max_gb": lambda gb: gb != KEYS["shared_work.max_gb"].default and gb,
-    "logging.track_phase_dynamics": lambda on: on,
     "search.scheduler": lambda name: name == "halving" and name,
     "search.pick": lambda name: name != "lexicographic" and name,
 }

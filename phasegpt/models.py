@@ -39,13 +39,8 @@ from phasegpt.adapters import (
     write_branch,
 )
 from phasegpt.base_model import ModelError, resolve_base
-from phasegpt.phase_attention import (
-    PhaseAttentionError,
-    PhaseHandles,
-    attach_phase_branch,
-    load_phase_state,
-    phase_state_dict,
-)
+from phasegpt.phase_attention import PhaseHandles, attach_phase_branch, load_phase_state, phase_state_dict
+from phasegpt.phase_state import PhaseAttentionError
 
 # PEFT 0.21 asks transformers 5.23 for an attribute that has a new name; its users can do nothing about it
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)

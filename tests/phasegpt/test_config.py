@@ -223,7 +223,6 @@ def test_an_objective_of_a_search_must_be_measured() -> None:
         ("training.distributed.enabled", True),
         ("evaluation.metrics", ["spiral_score", "memory_usage"]),
         ("evaluation.baseline_checkpoint", "checkpoints/x"),
-        ("logging.track_phase_dynamics", True),
         ("search.scheduler", "halving"),
         ("search.pick", "knee"),
     ],

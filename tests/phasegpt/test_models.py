@@ -28,7 +28,7 @@ from phasegpt.models import (
     load_trainable_state,
     trainable_state,
 )
-from phasegpt.phase_attention import PhaseAttentionError
+from phasegpt.phase_state import PhaseAttentionError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
