@@ -164,7 +164,7 @@ def unused(config: Config, key: str) -> str | None:
     """Why a value at `key` would change nothing in this config, or None if it would."""
     method, phases = config.training.method, (config.training.phase_a, config.training.phase_b)
     if key in OF_THE_BRANCH and not (config.model.use_phase_attention or BRANCH_SWITCH in config.search.parameters):
-        return f"unused while {BRANCH_SWITCH} is false"
+        return f"unused while {BRANCH_SWITCH} is false; set that to true"
     if method not in USED_BY.get(key, (method,)):
         return f"unused with method {method}; read only by {' and '.join(USED_BY[key])}"
     readers = phases[1:] if key in USED_BY else phases

@@ -39,7 +39,7 @@ from phasegpt.adapters import (
     write_branch,
 )
 from phasegpt.base_model import ModelError, resolve_base
-from phasegpt.phase_attention import PhaseHandles, attach_phase_branch, load_phase_state, phase_state_dict
+from phasegpt.phase_attention import BRANCH, PhaseHandles, attach_phase_branch, load_phase_state, phase_state_dict
 from phasegpt.phase_state import PhaseAttentionError
 
 # PEFT 0.21 asks transformers 5.23 for an attribute that has a new name; its users can do nothing about it
@@ -167,6 +167,13 @@ class Policy:
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters under training by name: the trial adapter and the phase branch."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def parameter_counts(self) -> dict[str, int]:
+        """How many numbers train in the trial adapter and in the phase branch, and how many are frozen."""
+        branch = sum(p.numel() for name, p in self.trainable().items() if f".{BRANCH}." in name)
+        training = sum(p.numel() for p in self.trainable().values())
+        whole = sum(p.numel() for p in self.model.parameters())
+        return {"adapter": training - branch, "phase_branch": branch, "frozen": whole - training}
 
     def above_trunk(self, trunk: Tensor, attention_mask: Tensor) -> Tensor:
         """Last hidden states [B, T, d] from the trunk's output [B, T, d], right-padded as the mask [B, T] says."""

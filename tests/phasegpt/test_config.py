@@ -212,7 +212,7 @@ def test_the_supervised_stage_has_neither_schedule_nor_curriculum() -> None:
 @pytest.mark.parametrize("key", ["model.phase_layer_idx", "model.num_oscillators", "logging.phase_log_interval"])
 def test_what_only_a_branch_reads_is_unused_without_one(key: str) -> None:
     off, on = config(model__use_phase_attention=False), config(model__use_phase_attention=True)
-    assert unused(off, key) == "unused while model.use_phase_attention is false"
+    assert unused(off, key) == "unused while model.use_phase_attention is false; set that to true"
     assert unused(on, key) is None
     either = config(search__parameters={"model.use_phase_attention": {"choice": [True, False]}})
     assert unused(either, key) is None
