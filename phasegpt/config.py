@@ -144,7 +144,7 @@ OF_THE_BRANCH = (
 )
 """Keys that only a phase branch reads."""
 
-MAY_BE_UNUSED = (*USED_BY, "training.num_epochs", "logging.track_phase_dynamics")
+MAY_BE_UNUSED = (*USED_BY, "training.num_epochs", "logging.track_phase_dynamics", "logging.phase_log_interval")
 """Keys whose written value another one can leave without effect; `unused` says why."""
 
 
@@ -165,6 +165,8 @@ def unused(config: Config, key: str) -> str | None:
     method, phases = config.training.method, (config.training.phase_a, config.training.phase_b)
     if key in OF_THE_BRANCH and not (config.model.use_phase_attention or BRANCH_SWITCH in config.search.parameters):
         return f"unused while {BRANCH_SWITCH} is false; set that to true"
+    if key == "logging.phase_log_interval" and not config.logging.track_phase_dynamics:
+        return "unused while logging.track_phase_dynamics is false; set that to true"
     if method not in USED_BY.get(key, (method,)):
         return f"unused with method {method}; read only by {' and '.join(USED_BY[key])}"
     readers = phases[1:] if key in USED_BY else phases

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from phasegpt.phase_attention import KuramotoBranch, visible_tokens
+from phasegpt.phase_state import PhaseState
 
 log = logging.getLogger("phasegpt")
 BINS = 16
@@ -137,10 +138,17 @@ def _looking(watched: _Watched) -> Callable[..., None]:
     def look(branch: KuramotoBranch, args: tuple[Any, ...], kwargs: dict[str, Any], _: Tensor) -> None:
         if not torch.is_grad_enabled():
             return
-        hidden, mask, *_rest = args
+        hidden, mask = _hidden_and_mask(*args, **kwargs)
         with torch.no_grad():
             phases = branch.phases(hidden, mask)
             watched.order.append(order_parameter(phases, mask))
             watched.entropy.append(phase_entropy(phases, mask))
 
     return look
+
+
+def _hidden_and_mask(
+    hidden: Tensor, attention_mask: Tensor | None = None, state: PhaseState | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """What of a branch's arguments a training pass has: it keeps no state."""
+    return hidden, attention_mask

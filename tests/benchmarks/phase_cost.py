@@ -9,7 +9,6 @@ writes, and PyTorch's fused attention is counted so too, which makes the layer l
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from transformers import LlamaConfig, LlamaModel
 from phasegpt.phase_attention import KuramotoBranch
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
-REPEATS = 9
+REPEATS = 15
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,14 @@ def layer_run(sizes: Sizes, tokens: int) -> Callable[[], Any]:
 
 @torch.no_grad()
 def seconds(*runs: Callable[[], Any]) -> list[float]:
-    """The median of REPEATS calls of each, taken in turn so that all meet the same machine."""
+    """The least of REPEATS calls of each, taken in turn: what else runs on the machine can only add."""
     taken: list[list[float]] = [[] for _ in runs]
-    for _ in range(REPEATS + 1):
+    for _ in range(REPEATS):
         for run, times in zip(runs, taken, strict=True):
             begun = time.perf_counter()
             run()
             times.append(time.perf_counter() - begun)
-    return [median(times[1:]) for times in taken]
+    return [min(times) for times in taken]
 
 
 def rows(sizes: Sizes) -> Iterator[str]:

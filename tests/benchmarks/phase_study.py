@@ -21,10 +21,11 @@ from phasegpt.statistics import paired_gain
 from phasegpt.train import fit
 
 FIRST_SEED = 42
+BRANCH = ("model.use_phase_attention=true", "logging.track_phase_dynamics=true", "logging.phase_log_interval=1")
 VARIANTS: Mapping[str, Sequence[str]] = {
     "no branch": (),
-    "layer 9": ("model.use_phase_attention=true", 'model.phase_layer_idx=["0.3"]'),
-    "layer 24": ("model.use_phase_attention=true", 'model.phase_layer_idx=["0.8"]'),
+    "layer 9": (*BRANCH, 'model.phase_layer_idx=["0.3"]'),
+    "layer 24": (*BRANCH, 'model.phase_layer_idx=["0.8"]'),
 }
 """The seed's layer, 0.3 of the depth, lies below the adapters of the laptop profile; 0.8 lies among them."""
 
@@ -38,7 +39,6 @@ def runs_of(variant: str, seeds: Sequence[int], steps: int, storage: Path, bench
     found = []
     for seed in seeds:
         sets = [f"experiment.seed={seed}", f"training.max_steps={steps}", f"evaluation.eval_interval={steps}"]
-        sets += ["logging.track_phase_dynamics=true", "logging.phase_log_interval=1"]
         config = load_config(track_config("b"), "laptop", [*sets, *VARIANTS[variant]])
         paths = run_paths(storage, "b", f"{variant.replace(' ', '-')}-{seed}")
         found.append(fit(config, paths=paths, half="final", workbench=bench))
@@ -66,6 +66,18 @@ def table(found: Mapping[str, Sequence[RunResult]]) -> Iterator[str]:
     for metric in OF_RUNS:
         means = [f"{fmean(run.metrics[metric] for run in runs):.3f}" for runs in found.values()]
         yield f"| {metric} | {' | '.join(means)} |{' |' * len(others)}"
+    changed = [f"{_changed(found[name], found[plain])} of {_answers(found[name])}" for name in VARIANTS]
+    yield f"| answers unlike those without a branch | {' | '.join(changed)} |{' |' * len(others)}"
+
+
+def _answers(runs: Sequence[RunResult]) -> int:
+    return sum(len(run.answers) for run in runs)
+
+
+def _changed(runs: Sequence[RunResult], plain: Sequence[RunResult]) -> int:
+    """How many answers differ from the other variant's under the same seed, to the letter."""
+    couples = [zip(run.answers, other.answers, strict=True) for run, other in zip(runs, plain, strict=True)]
+    return sum(ours["answer"] != theirs["answer"] for couple in couples for ours, theirs in couple)
 
 
 def dynamics(name: str, runs: Sequence[RunResult]) -> Iterator[str]:
@@ -90,7 +102,8 @@ def main() -> None:
             print(f"{variant}: {given.seeds} runs of {given.steps} steps, {seconds:.0f} s each", flush=True)
     print("\n".join(["", *table(found), ""]))
     for variant, runs in found.items():
-        print("\n".join(dynamics(variant, runs)), end="\n" if variant != "no branch" else "")
+        for line in dynamics(variant, runs):
+            print(line)
 
 
 if __name__ == "__main__":

@@ -209,13 +209,20 @@ def test_the_supervised_stage_has_neither_schedule_nor_curriculum() -> None:
     assert unused(made, "training.phase_a.num_epochs") is None
 
 
-@pytest.mark.parametrize("key", ["model.phase_layer_idx", "model.num_oscillators", "logging.phase_log_interval"])
+@pytest.mark.parametrize("key", ["model.phase_layer_idx", "model.num_oscillators", "logging.track_phase_dynamics"])
 def test_what_only_a_branch_reads_is_unused_without_one(key: str) -> None:
     off, on = config(model__use_phase_attention=False), config(model__use_phase_attention=True)
     assert unused(off, key) == "unused while model.use_phase_attention is false; set that to true"
     assert unused(on, key) is None
     either = config(search__parameters={"model.use_phase_attention": {"choice": [True, False]}})
     assert unused(either, key) is None
+
+
+def test_the_rhythm_of_the_notes_is_unused_where_nothing_is_noted() -> None:
+    branch = {"model__use_phase_attention": True}
+    reason = unused(config(**branch), "logging.phase_log_interval")
+    assert reason == "unused while logging.track_phase_dynamics is false; set that to true"
+    assert unused(config(**branch, logging__track_phase_dynamics=True), "logging.phase_log_interval") is None
 
 
 def test_an_objective_of_a_search_must_be_measured() -> None:
