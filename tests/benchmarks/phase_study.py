@@ -17,7 +17,7 @@ from phasegpt.config import METRICS
 from phasegpt.config_io import load_config, track_config
 from phasegpt.parts import Workbench
 from phasegpt.runs import RunResult, run_paths
-from phasegpt.statistics import paired_gain
+from phasegpt.statistics import Gain, paired_gain
 from phasegpt.train import fit
 
 FIRST_SEED = 42
@@ -46,9 +46,9 @@ def runs_of(variant: str, seeds: Sequence[int], steps: int, storage: Path, bench
 
 
 def scores(runs: Sequence[RunResult], metric: str) -> list[dict[str, float]]:
-    """{id: value} of each run."""
+    """{id: value} of each run, to six digits: equal answers in unequal batches differ in the ninth."""
     rows = [run.answers if metric in OF_ANSWERS else run.pairs for run in runs]
-    return [{str(row["id"]): float(row[metric]) for row in of_run} for of_run in rows]
+    return [{str(row["id"]): round(float(row[metric]), 6) for row in of_run} for of_run in rows]
 
 
 def table(found: Mapping[str, Sequence[RunResult]]) -> Iterator[str]:
@@ -61,13 +61,17 @@ def table(found: Mapping[str, Sequence[RunResult]]) -> Iterator[str]:
         means = [f"{fmean(run.metrics[metric] for run in runs):.4f}" for runs in found.values()]
         better: Any = METRICS[metric]
         against = scores(found[plain], metric)
-        cells = [str(paired_gain(scores(found[name], metric), against, better)) for name in others]
+        cells = [_cell(paired_gain(scores(found[name], metric), against, better)) for name in others]
         yield f"| {metric} | {' | '.join(means)} | {' | '.join(cells)} |"
     for metric in OF_RUNS:
         means = [f"{fmean(run.metrics[metric] for run in runs):.3f}" for runs in found.values()]
         yield f"| {metric} | {' | '.join(means)} |{' |' * len(others)}"
     changed = [f"{_changed(found[name], found[plain])} of {_answers(found[name])}" for name in VARIANTS]
     yield f"| answers unlike those without a branch | {' | '.join(changed)} |{' |' * len(others)}"
+
+
+def _cell(gain: Gain) -> str:
+    return f"{gain.mean:+.5f} [{gain.low:+.5f}, {gain.high:+.5f}], n = {gain.n}"
 
 
 def _answers(runs: Sequence[RunResult]) -> int:
