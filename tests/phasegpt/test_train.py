@@ -563,12 +563,8 @@ def test_the_baseline_is_the_reference_itself(toy_overrides: list[str], tmp_path
 def test_the_supervised_stage_is_trained_once_and_the_preference_stage_starts_from_it(
     toy_overrides: list[str], tmp_path: Path, phase: bool
 ) -> None:
-    more = [
-        "evaluation.eval_interval=2",
-        f"model.use_phase_attention={json.dumps(phase)}",
-        "model.phase_layer_idx=[1]",
-        "model.num_oscillators=8",
-    ]
+    branch = ["model.use_phase_attention=true", "model.phase_layer_idx=[1]", "model.num_oscillators=8"]
+    more = ["evaluation.eval_interval=2", *(branch if phase else [])]
     first = fit(config_of(toy_overrides, *more, track="c"), paths=paths_of(tmp_path, "one", "c"))
     [stage] = [path for path in (tmp_path / "checkpoints" / "v14" / "stages").iterdir() if path.is_dir()]
     stamp = (stage / "result.json").stat().st_mtime_ns
