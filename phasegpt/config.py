@@ -110,7 +110,6 @@ NOT_YET: dict[str, Callable[[Any], Any]] = {
     "training.distributed.enabled": lambda on: on,
     "evaluation.metrics": lambda names: next((name for name in names if name in SCALING_METRICS), None),
     "evaluation.baseline_checkpoint": lambda path: path,
-    "logging.track_phase_dynamics": lambda on: on,
     "search.scheduler": lambda name: name == "halving" and name,
     "search.pick": lambda name: name != "lexicographic" and name,
 }
@@ -131,7 +130,20 @@ USED_BY: dict[str, tuple[str, ...]] = {
 }
 """Keys that only some methods read."""
 
-MAY_BE_UNUSED = (*USED_BY, "training.num_epochs")
+BRANCH_SWITCH = "model.use_phase_attention"
+OF_THE_BRANCH = (
+    "model.phase_layer_idx",
+    "model.num_oscillators",
+    "model.coupling_strength",
+    "model.natural_freq",
+    "model.dt",
+    "model.n_sync_steps",
+    "logging.track_phase_dynamics",
+    "logging.phase_log_interval",
+)
+"""Keys that only a phase branch reads."""
+
+MAY_BE_UNUSED = (*USED_BY, "training.num_epochs", "logging.track_phase_dynamics", "logging.phase_log_interval")
 """Keys whose written value another one can leave without effect; `unused` says why."""
 
 
@@ -150,6 +162,10 @@ def value_at(config: Config, key: str) -> Any:
 def unused(config: Config, key: str) -> str | None:
     """Why a value at `key` would change nothing in this config, or None if it would."""
     method, phases = config.training.method, (config.training.phase_a, config.training.phase_b)
+    if key in OF_THE_BRANCH and not (config.model.use_phase_attention or BRANCH_SWITCH in config.search.parameters):
+        return f"unused while {BRANCH_SWITCH} is false; set that to true"
+    if key == "logging.phase_log_interval" and not config.logging.track_phase_dynamics:
+        return "unused while logging.track_phase_dynamics is false; set that to true"
     if method not in USED_BY.get(key, (method,)):
         return f"unused with method {method}; read only by {' and '.join(USED_BY[key])}"
     readers = phases[1:] if key in USED_BY else phases

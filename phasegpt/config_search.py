@@ -13,6 +13,9 @@ from pydantic import Field, PlainSerializer, PlainValidator, field_validator
 from phasegpt.config_types import Count, Part, Problems, refused
 
 Scalar = float | int | str | bool | None
+Value = Scalar | tuple[Scalar, ...]
+"""A plain value, or one list of those: of a key whose value is a list, such as model.phase_layer_idx."""
+
 Kind = Literal["uniform", "loguniform", "quniform", "randint", "choice", "grid"]
 
 WRITTEN: dict[str, str] = {
@@ -20,8 +23,8 @@ WRITTEN: dict[str, str] = {
     "loguniform": "[low, high] with 0 < low < high",
     "quniform": "[low, high, step] with low < high and 0 < step <= high - low",
     "randint": "[low, high], whole numbers with low < high, both included",
-    "choice": "a list of one or more plain values",
-    "grid": "a list of one or more plain values",
+    "choice": "a list of one or more values, each a plain one or a list of plain ones",
+    "grid": "a list of one or more values, each a plain one or a list of plain ones",
 }
 """How each kind of range is written."""
 
@@ -35,7 +38,7 @@ class Distribution:
     """
 
     kind: Kind
-    values: tuple[Scalar, ...]
+    values: tuple[Value, ...]
 
     def __post_init__(self) -> None:
         if self.kind not in WRITTEN or not _fits(self.kind, self.values):
@@ -54,20 +57,25 @@ class Distribution:
         if not isinstance(values, list | tuple):
             raise ValueError(f"expected {kind}: {WRITTEN[kind]}, found {values!r}")
         as_floats = kind in ("uniform", "loguniform", "quniform") and all(map(_is_number, values))
-        return cls(kind, tuple(float(value) for value in values) if as_floats else tuple(values))
+        frozen = (tuple(value) if isinstance(value, list) else value for value in values)
+        return cls(kind, tuple(float(value) for value in values) if as_floats else tuple(frozen))
 
-    def written(self) -> dict[str, list[Scalar]]:
+    def written(self) -> dict[str, list[Any]]:
         """The YAML form that `parse` reads."""
-        return {self.kind: list(self.values)}
+        return {self.kind: self.plain()}
 
-    def edges(self) -> tuple[Scalar, ...]:
+    def plain(self) -> list[Any]:
+        """The values as a config holds them: a list is a list."""
+        return [list(value) if isinstance(value, tuple) else value for value in self.values]
+
+    def edges(self) -> tuple[Any, ...]:
         """The values that must suit the key if all between them are to: both ends, or every choice."""
-        return self.values if self.kind in ("choice", "grid") else self.values[:2]
+        return tuple(self.plain() if self.kind in ("choice", "grid") else self.values[:2])
 
 
 def _fits(kind: str, values: tuple[Any, ...]) -> bool:
     if kind in ("choice", "grid"):
-        return bool(values) and all(isinstance(value, get_args(Scalar)) for value in values)
+        return bool(values) and all(map(_is_plain, values))
     if not all(map(_is_number, values)) or len(values) != (3 if kind == "quniform" else 2) or values[0] >= values[1]:
         return False
     if kind == "randint":
@@ -75,6 +83,12 @@ def _fits(kind: str, values: tuple[Any, ...]) -> bool:
     if kind == "quniform":
         return bool(0 < values[2] <= values[1] - values[0])
     return kind == "uniform" or bool(values[0] > 0)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a scalar or one list of scalars."""
+    members = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(member, get_args(Scalar)) for member in members)
 
 
 def _is_number(value: Any) -> bool:

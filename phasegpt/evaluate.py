@@ -155,7 +155,7 @@ def answer_prompts(policy: Policy, prompts: Sequence[str], max_new_tokens: int, 
                 attention_mask=attention.to(device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                use_cache=policy.phase is None,
+                use_cache=True,
                 pad_token_id=tokenizer.pad_token_id,
             )
         for index, tokens in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):

@@ -41,13 +41,8 @@ from phasegpt.adapters import (
 )
 from phasegpt.base_model import ModelError, model_fingerprint, resolve_base
 from phasegpt.packing import Packing, check_packable, packed_arguments
-from phasegpt.phase_attention import (
-    PhaseAttentionError,
-    PhaseHandles,
-    attach_phase_branch,
-    load_phase_state,
-    phase_state_dict,
-)
+from phasegpt.phase_attention import BRANCH, PhaseHandles, attach_phase_branch, load_phase_state, phase_state_dict
+from phasegpt.phase_state import PhaseAttentionError
 
 # PEFT 0.21 asks transformers 5.23 for an attribute that has a new name; its users can do nothing about it
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -180,6 +175,13 @@ class Policy:
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters under training by name: the trial adapter and the phase branch."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def parameter_counts(self) -> dict[str, int]:
+        """How many numbers train in the trial adapter and in the phase branch, and how many are frozen."""
+        branch = sum(p.numel() for name, p in self.trainable().items() if f".{BRANCH}." in name)
+        training = sum(p.numel() for p in self.trainable().values())
+        whole = sum(p.numel() for p in self.model.parameters())
+        return {"adapter": training - branch, "phase_branch": branch, "frozen": whole - training}
 
     def states(self, input_ids: Tensor, packing: Packing) -> Tensor:
         """Last hidden states [N, d] of a packed row of token ids [N]."""

@@ -246,4 +246,5 @@ def trainer_settings(config: Config, device: str) -> TrainerSettings:
         fp16=training.fp16,
         deterministic=config.experiment.deterministic,
         curriculum=training.curriculum_learning.active,
+        phase_log_interval=config.logging.phase_log_interval if config.logging.track_phase_dynamics else None,
     )

@@ -3,7 +3,8 @@
 Every oscillator of a token follows the Kuramoto model (Kuramoto 1975; Acebrón et al. 2005, Rev. Mod. Phys. 77, eq. 2)
     dθ_i/dt = ω + K · mean_{j ≤ i} sin(θ_j − θ_i),
 where j runs over the visible, unpadded tokens up to i. The mean equals S_i cos θ_i − C_i sin θ_i with the running means
-S and C of sin θ and cos θ, which makes a step linear in the number of tokens.
+S and C of sin θ and cos θ, which makes a step linear in the number of tokens. Their sums are all that is needed of
+earlier tokens: `phase_state` keeps them with the key-value cache.
 
 It knows nothing of configs, adapters or training. Decoders of transformers are reached by hooks, none of their code is
 copied.
@@ -20,16 +21,13 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from phasegpt.packing import PACKING
+from phasegpt.phase_state import PhaseAttentionError, PhaseState, state_on
 
 SUPPORTED_DECODERS = ("LlamaModel", "Qwen2Model", "Qwen3Model")
 DECODER_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")  # their order in all of these
 BRANCH = "phase_branch"  # the branch's name as a submodule of the attention module
 MASK = "phase_mask"  # the keyword that carries the mask from the decoder down to the attention modules
 PHASE_SPREAD = 2.5  # radians; on most of SmolLM2's layers the order parameter then starts between 0.3 and 0.6
-
-
-class PhaseAttentionError(ValueError):
-    """A phase branch that cannot be attached, loaded or run as asked; the message names the cure."""
 
 
 class KuramotoBranch(nn.Module):
@@ -61,50 +59,58 @@ class KuramotoBranch(nn.Module):
         self.output_weight = nn.Parameter(torch.randn(hidden_size, 2 * num_oscillators) / (2 * num_oscillators) ** 0.5)
         self.gate = nn.Parameter(torch.zeros(hidden_size))
 
-    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """The branch's output [B, T, d] for `hidden` [B, T, d]; `attention_mask` [B, T] is 0 at padding, or None."""
-        phases = self.phases(hidden, attention_mask)
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None, state: PhaseState | None = None) -> Tensor:
+        """The branch's output [B, T, d] for `hidden` [B, T, d]; `attention_mask` [B, T] is 0 at padding, or None.
+
+        With a `state` the tokens follow those that it has seen, and it has seen them too afterwards.
+        """
+        phases = self.phases(hidden, attention_mask, state)
         features = torch.cat([phases.sin(), phases.cos()], dim=-1)
         with torch.autocast(hidden.device.type, enabled=False):
             output = F.linear(features, self.output_weight.to(features.dtype)) * self.gate.to(features.dtype)
         return output.to(hidden.dtype)
 
-    def phases(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Phases [B, T, N] in radians, not wrapped, after the last Euler step."""
+    def phases(self, hidden: Tensor, attention_mask: Tensor | None = None, state: PhaseState | None = None) -> Tensor:
+        """Phases [B, T, N] in radians, not wrapped, after the last Euler step; arguments as `forward`."""
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        visible = _visible(attention_mask, hidden)
+        visible = visible_tokens(attention_mask, hidden)
         shown = hidden.to(dtype).masked_fill(~visible, 0)  # padding may hold anything, NaN included
         with torch.autocast(hidden.device.type, enabled=False):
             phases = F.linear(F.rms_norm(shown, hidden.shape[-1:]), self.phase_weight.to(dtype))
         omega, coupling = self.natural_freq.to(dtype), self.coupling.to(dtype)
-        for _ in range(self.n_sync_steps):
-            phases = phases + self.dt * (omega + coupling * mean_field(phases, visible))
+        earlier = self.start(hidden) if state is None else state
+        count, ends = earlier.visible[:, None, None] + visible.cumsum(1), []
+        for step in range(self.n_sync_steps):
+            pull, end = mean_field(phases, visible, count, earlier.sums[:, step])
+            phases = phases + self.dt * (omega + coupling * pull)
+            ends.append(end)
+        if state is not None:
+            state.sums, state.visible = torch.stack(ends, 1), count[:, -1, 0]
+            state.tokens += hidden.shape[1]
         return phases
 
-
-def mean_field(phases: Tensor, visible: Tensor) -> Tensor:
-    """mean_{j ≤ i} sin(θ_j − θ_i) over visible j; phases [B, T, N], bool `visible` [B, T, 1]; 0 where there is no j."""
-    count = visible.cumsum(1).clamp(min=1)
-    sin, cos = phases.sin(), phases.cos()
-    mean_sin = (visible * sin).cumsum(1) / count
-    mean_cos = (visible * cos).cumsum(1) / count
-    return mean_sin * cos - mean_cos * sin
+    def start(self, hidden: Tensor) -> PhaseState:
+        """The state before the first token of `hidden` [B, T, d]."""
+        rows, (oscillators, _) = len(hidden), self.phase_weight.shape
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        sums = hidden.new_zeros(rows, self.n_sync_steps, 2, oscillators, dtype=dtype)
+        return PhaseState(sums, hidden.new_zeros(rows, dtype=torch.long))
 
 
-def order_parameter(phases: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """R in [0, 1] of each sequence [B]: |mean over visible tokens of exp(iθ)|, averaged over the oscillators.
+def mean_field(phases: Tensor, visible: Tensor, count: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor]:
+    """mean_{j ≤ i} sin(θ_j − θ_i) [B, T, N] over visible j, 0 where there is none; and the sums after the last token.
 
-    0 is no order, 1 full synchrony. Oscillators are separate populations (only tokens are coupled), so the modulus is
-    taken for each of them. A sequence without a visible token has R = 0.
+    Phases [B, T, N]; bool `visible` [B, T, 1]; `count` [B, T, 1], the visible tokens up to each, earlier ones included;
+    `earlier` [B, 2, N], the sums of sin θ and cos θ over those.
     """
-    visible = _visible(attention_mask, phases)
-    count = visible.sum(1).clamp(min=1)
-    mean_sin = (visible * phases.sin()).sum(1) / count
-    mean_cos = (visible * phases.cos()).sum(1) / count
-    return torch.hypot(mean_sin, mean_cos).mean(-1)
+    waves = torch.stack([phases.sin(), phases.cos()], dim=2)
+    sums = earlier[:, None] + (visible[..., None] * waves).cumsum(1)
+    mean_sin, mean_cos = (sums / count.clamp(min=1)[..., None]).unbind(2)
+    sin, cos = waves.unbind(2)
+    return mean_sin * cos - mean_cos * sin, sums[:, -1]
 
 
-def _visible(attention_mask: Tensor | None, values: Tensor) -> Tensor:
+def visible_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor:
     """Bool [B, T, 1] for values [B, T, …]; raises PhaseAttentionError for a mask other than [B, T] or None."""
     if attention_mask is None:
         return values.new_ones((*values.shape[:2], 1), dtype=torch.bool)
@@ -112,7 +118,8 @@ def _visible(attention_mask: Tensor | None, values: Tensor) -> Tensor:
     if shape != values.shape[:2]:
         raise PhaseAttentionError(
             f"the phase branch needs an attention mask of [batch, tokens] = {list(values.shape[:2])}, "
-            f"found {shape or type(attention_mask).__name__}; pass the tokenizer's mask, not a prepared 4-D one"
+            f"found {shape or type(attention_mask).__name__}; pass the tokenizer's mask, that of the tokens in the "
+            "key-value cache included, not a prepared 4-D one"
         )
     return (attention_mask != 0)[..., None]
 
@@ -175,33 +182,41 @@ class PhaseHandles:
 
     def _hand_mask_down(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Add the mask to the keywords that a decoder hands to its layers; gradient checkpointing replays them."""
-        if not self._enabled:
-            return None
-        if PACKING in kwargs:
+        if not self._enabled or PACKING in kwargs:
             return None
         call = {**dict(zip(DECODER_ARGUMENTS, args, strict=False)), **kwargs}
-        cache = call.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
-            raise PhaseAttentionError(
-                "the phase branch sees whole sequences only, but the key-value cache holds earlier tokens; "
-                "generate with use_cache=False"
-            )
-        return args, {**kwargs, MASK: call.get("attention_mask")}
+        return args, {**kwargs, MASK: _of_new_tokens(call.get("attention_mask"), call.get("past_key_values"))}
 
-    def _add_branch(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _add_branch(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Add the branch to the first element of the attention module's output."""
         if not self._enabled:
             return None
-        packing, branch = kwargs.get(PACKING), getattr(attention, BRANCH)
-        if packing is None and MASK not in kwargs:
-            raise PhaseAttentionError(f"a layer with a phase branch was called without its decoder: pass {MASK}=[B, T]")
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         attended, *rest = output
-        if packing is None:
-            added = branch(hidden, kwargs[MASK])
-        else:  # each sequence in a row of its own, since the running means must not cross from one to the next
-            added = packing.repack(branch(packing.unpack(hidden[0]), packing.mask))[None]
+        added = _added(attention, hidden, kwargs)
         return (attended + added.to(attended.dtype), *rest)
+
+
+def _added(attention: Any, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
+    """What the branch of an attention module makes of its input [B, T, d]; of a packed row, of each sequence alone."""
+    branch, cache = getattr(attention, BRANCH), kwargs.get("past_key_values")
+    if (packing := kwargs.get(PACKING)) is not None:
+        row: Tensor = packing.repack(branch(packing.unpack(hidden[0]), packing.mask))
+        return row[None]
+    if MASK not in kwargs:
+        raise PhaseAttentionError(f"a layer with a phase branch was called without its decoder: pass {MASK}=[B, T]")
+    state = None
+    if cache is not None:
+        state = state_on(cache.layers[attention.layer_idx], hidden.shape[1], lambda: branch.start(hidden))
+    added: Tensor = branch(hidden, kwargs[MASK], state)
+    return added
+
+
+def _of_new_tokens(attention_mask: Any, cache: Any) -> Any:
+    """The part [B, T] of a mask [B, earlier + T] that speaks of the tokens which a cache does not hold yet."""
+    if cache is None or getattr(attention_mask, "ndim", 0) != 2:
+        return attention_mask
+    return attention_mask[:, cache.get_seq_length() :]
 
 
 def attach_phase_branch(model: nn.Module, layers: Sequence[int | str], **branch: Any) -> PhaseHandles:

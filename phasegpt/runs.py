@@ -78,6 +78,7 @@ class RunResult:
     hashes: Mapping[str, str]
     versions: Mapping[str, str]
     data: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "RunResult":

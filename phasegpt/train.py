@@ -116,6 +116,8 @@ def _run(
     total = total_steps(examples, settings)
     record = _Record(run, paths, total, on_evaluation, on_step)
     log.info("%s: %d examples, %d steps, method %s", paths.name, len(examples), total, run.config.training.method)
+    parameters = run.judged.policy.parameter_counts()
+    log.info("%s: parameters %s", paths.name, ", ".join(f"{name} {count:,}" for name, count in parameters.items()))
     steps = train(
         run.material.model,
         examples,
@@ -144,6 +146,7 @@ def _run(
         hashes=run.hashes,
         versions=versions(),
         data=run.material.sizes,
+        parameters=parameters,
     )
     write_json(paths.results, asdict(result))
     log.info("%s: ended at step %d with %s", paths.name, steps, _short(result.metrics))

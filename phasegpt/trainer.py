@@ -23,8 +23,9 @@ from phasegpt.epochs import LapsTrainer, SeededOrder
 from phasegpt.examples import Examples
 from phasegpt.files import whole_folder
 from phasegpt.forward import AnswerModel, PairModel, TextModel
-from phasegpt.models import load_trainable_state, trainable_state
+from phasegpt.models import Policy, load_trainable_state, trainable_state
 from phasegpt.objectives import Objective
+from phasegpt.phase_dynamics import PhaseDynamics
 from phasegpt.schedule import Lap, laps, optimizer_steps
 
 NUMBERS = "numbers"
@@ -43,7 +44,8 @@ class ReferenceMismatchError(ValueError):
 class TrainerSettings:
     """The loop's own numbers, named as in transformers; `max_steps` None: the epochs decide.
 
-    The stages of a `curriculum` have epochs of their own, which take the place of `num_epochs`.
+    The stages of a `curriculum` have epochs of their own, which take the place of `num_epochs`. Every
+    `phase_log_interval` steps the phase branch is noted, if there is one; None: never.
     """
 
     learning_rate: float
@@ -63,6 +65,7 @@ class TrainerSettings:
     fp16: bool = False
     deterministic: bool = True
     curriculum: tuple[CurriculumStage, ...] = ()
+    phase_log_interval: int | None = None
 
 
 StepLog = Callable[[int, Mapping[str, float]], None]
@@ -98,6 +101,7 @@ def train(
     the cut may have come right after its save. Raises NonFiniteLossError, ReferenceMismatchError.
     """
     steps = total_steps(examples, settings)
+    dynamics = _dynamics(model.policy, settings)  # before a checkpoint is laid on: K and ω are at their start
     newest = newest_checkpoint(output_dir)
     if newest is not None:
         load_trainable_state(model.policy, load_file(newest / TRAINABLE))
@@ -107,8 +111,16 @@ def train(
     trainer = _Trainer(model, examples, objective, settings=settings, steps=steps, output_dir=output_dir)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Hooks(trainer, on_log, after_save))
+    if dynamics is not None:
+        trainer.add_callback(dynamics.telling(trainer.step_values.append))
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     return int(trainer.state.global_step)
+
+
+def _dynamics(policy: Policy, settings: TrainerSettings) -> PhaseDynamics | None:
+    if policy.phase is None or settings.phase_log_interval is None:
+        return None
+    return PhaseDynamics(policy.phase.branches, settings.phase_log_interval)
 
 
 def check_start(policy_logps: Tensor, reference_logps: Tensor, names: Sequence[str], *, half_precision: bool) -> None:
@@ -206,10 +218,10 @@ class _Trainer(LapsTrainer):
         super().log({**logs, **self.take_step_logs()} if "loss" in logs else logs, start_time)
 
     def take_step_logs(self) -> dict[str, float]:
-        """The means of all that the objective has logged since the last call, and forget it."""
+        """The means of all that the objective and the phase branch have logged since the last call, and forget it."""
         names = dict.fromkeys(name for logs in self.step_values for name in logs)
-        values = {name: torch.cat([logs[name] for logs in self.step_values]) for name in names}
-        self.step_values = []
+        values = {name: torch.cat([logs[name] for logs in self.step_values if name in logs]) for name in names}
+        self.step_values.clear()
         return {name: value.mean().item() for name, value in values.items() if len(value)}
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -106,7 +106,7 @@ def _trial(trial: Any, searcher: JobSearcher) -> dict[str, Any]:
         "id": name,
         "state": trial.state.name,
         "origin": attributes.get(ORIGIN, "sampler"),
-        "params": dict(trial.params),
+        "params": searcher.study.values(trial),
         "metrics": attributes.get(METRICS, {}),
         "curve": attributes.get(CURVE, {}),
         "why": attributes.get(WHY, ""),

@@ -234,7 +234,7 @@ def as_text(plan: Plan) -> str:
             else ""
         ),
         *(
-            f"  {'space' if i == 0 else '':11} {key}: {d.kind} {list(d.values)}"
+            f"  {'space' if i == 0 else '':11} {key}: {d.kind} {d.plain()}"
             for i, (key, d) in enumerate(search.parameters.items())
         ),
         f"  fits        {plan.trials} trials ({search.sampler}, scheduler {search.scheduler}) "

@@ -87,9 +87,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         for trial in self.study.trials():
             metrics = trial.user_attrs.get(METRICS)
             if metrics:
-                found.append(
-                    Candidate(trial.number, dict(trial.params), metrics, violations(self.search, metrics, baseline))
-                )
+                values = self.study.values(trial)
+                found.append(Candidate(trial.number, values, metrics, violations(self.search, metrics, baseline)))
         return found
 
     def final_jobs(self) -> Sequence[Job]:

@@ -1,6 +1,7 @@
 """The search space: ranges of a `search:` block as Optuna distributions, and the points a search begins with."""
 
 import itertools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,8 @@ def to_optuna(distribution: Distribution, own: Any) -> BaseDistribution:
     """
     kind, values = distribution.kind, distribution.values
     if kind in ("choice", "grid"):
-        return CategoricalDistribution(values if own in values else (*values, own))
+        choices, first = tuple(map(as_optuna, values)), as_optuna(own)
+        return CategoricalDistribution(choices if first in choices else (*choices, first))
     if kind == "randint":
         return IntDistribution(*values)
     low, high = float(values[0]), float(values[1])  # type: ignore[arg-type]
@@ -40,9 +42,22 @@ def to_optuna(distribution: Distribution, own: Any) -> BaseDistribution:
     return FloatDistribution(low, high, log=kind == "loguniform")
 
 
+def as_optuna(value: Any) -> Any:
+    """A value as an Optuna choice and its journal can hold it: a list as JSON text, all else as it is."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def from_optuna(value: Any, distribution: Distribution, own: Any) -> Any:
+    """The inverse of `as_optuna` for a value of this range or the config's `own`: a text that stands for one of their
+    lists is that list.
+    """
+    lists = {as_optuna(listed): listed for listed in (*distribution.plain(), own) if isinstance(listed, list)}
+    return lists.get(value, value)
+
+
 def grid_points(parameters: Mapping[str, Distribution], own: Values) -> list[Values]:
     """The config's `own` values, then every other combination of the grids', the last parameter moving fastest."""
-    combinations = itertools.product(*(distribution.values for distribution in parameters.values()))
+    combinations = itertools.product(*(distribution.plain() for distribution in parameters.values()))
     points = [dict(zip(parameters, combination, strict=True)) for combination in combinations]
     return [own, *(point for point in points if point != own)]
 
@@ -55,7 +70,7 @@ def budget(search: Search, own: Values) -> int:
 def contains(distribution: Distribution, value: Any) -> bool:
     """Whether a range holds `value`."""
     if distribution.kind in ("choice", "grid"):
-        return value in distribution.values
+        return value in distribution.plain()
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     low, high = distribution.values[:2]

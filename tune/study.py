@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from phasegpt.config_search import Search
-from tune.space import Values, budget, grid_points, literature_points, to_optuna
+from tune.space import Values, as_optuna, budget, from_optuna, grid_points, literature_points, to_optuna
 
 log = logging.getLogger("phasegpt")
 ORIGIN, WHY, CURVE, METRICS, STARTUP = "origin", "why", "curve", "metrics", 5
@@ -51,7 +51,7 @@ class Study:
     """
 
     def __init__(self, name: str, journal: Path, search: Search, own: Values, seed: int) -> None:
-        self.search, self.seed = search, seed
+        self.search, self.seed, self._own = search, seed, own
         self.objectives = list(search.objectives)
         self._distributions = {key: to_optuna(d, own[key]) for key, d in search.parameters.items()}
         self.budget = budget(search, own)
@@ -66,6 +66,11 @@ class Study:
     def trials(self) -> list[FrozenTrial]:
         """Every trial that was asked for, by number."""
         return [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+
+    def values(self, trial: FrozenTrial | optuna.Trial) -> Values:
+        """The values of a trial by key, as a config holds them."""
+        parameters = self.search.parameters
+        return {key: from_optuna(value, parameters[key], self._own[key]) for key, value in trial.params.items()}
 
     def ask(self) -> Asked | None:
         """The next trial to run, or None when the budget is spent."""
@@ -90,7 +95,7 @@ class Study:
             for key, distribution in self._distributions.items():
                 trial._suggest(key, distribution)
         self._running[trial.number] = trial
-        return Asked(trial.number, trial.params, str(trial.user_attrs.get(ORIGIN, "sampler")))
+        return Asked(trial.number, self.values(trial), str(trial.user_attrs.get(ORIGIN, "sampler")))
 
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Note an evaluation before the end. Intermediate values in a study of several objectives would crash TPE."""
@@ -141,7 +146,8 @@ class Study:
         else:
             points += literature_points(self.search.parameters, own, self.budget // POINTS_PER_LITERATURE)
         for origin, point in points:
-            self._study.enqueue_trial(point, user_attrs={ORIGIN: origin})
+            queued = {key: as_optuna(value) for key, value in point.items()}
+            self._study.enqueue_trial(queued, user_attrs={ORIGIN: origin})
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

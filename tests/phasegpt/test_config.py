@@ -209,6 +209,22 @@ def test_the_supervised_stage_has_neither_schedule_nor_curriculum() -> None:
     assert unused(made, "training.phase_a.num_epochs") is None
 
 
+@pytest.mark.parametrize("key", ["model.phase_layer_idx", "model.num_oscillators", "logging.track_phase_dynamics"])
+def test_what_only_a_branch_reads_is_unused_without_one(key: str) -> None:
+    off, on = config(model__use_phase_attention=False), config(model__use_phase_attention=True)
+    assert unused(off, key) == "unused while model.use_phase_attention is false; set that to true"
+    assert unused(on, key) is None
+    either = config(search__parameters={"model.use_phase_attention": {"choice": [True, False]}})
+    assert unused(either, key) is None
+
+
+def test_the_rhythm_of_the_notes_is_unused_where_nothing_is_noted() -> None:
+    branch = {"model__use_phase_attention": True}
+    reason = unused(config(**branch), "logging.phase_log_interval")
+    assert reason == "unused while logging.track_phase_dynamics is false; set that to true"
+    assert unused(config(**branch, logging__track_phase_dynamics=True), "logging.phase_log_interval") is None
+
+
 def test_an_objective_of_a_search_must_be_measured() -> None:
     measured = {"evaluation__metrics": ["subtlety"], "evaluation__metric_for_best_model": "subtlety"}
     assert config(**measured).search.objectives == {"spiral_score": "max"}
@@ -223,7 +239,6 @@ def test_an_objective_of_a_search_must_be_measured() -> None:
         ("training.distributed.enabled", True),
         ("evaluation.metrics", ["spiral_score", "memory_usage"]),
         ("evaluation.baseline_checkpoint", "checkpoints/x"),
-        ("logging.track_phase_dynamics", True),
         ("search.scheduler", "halving"),
         ("search.pick", "knee"),
     ],
@@ -398,7 +413,9 @@ def test_a_value_inside_a_missing_phase_is_none() -> None:
         {"randint": [0.5, 2]},
         {"randint": [True, 2]},
         {"choice": []},
-        {"choice": [[1]]},
+        {"choice": [[[1]]]},
+        {"choice": [{"r": 1}]},
+        {"uniform": [[0], [1]]},
         {"normal": [0, 1]},
         {"uniform": [0, 1], "choice": [1]},
         {},
@@ -414,6 +431,10 @@ def test_a_range_knows_its_kind_and_its_edges() -> None:
     assert Distribution.parse({"quniform": [0, 1, 0.25]}).edges() == (0.0, 1.0)
     assert Distribution.parse({"randint": [1, 8]}).edges() == (1, 8)
     assert Distribution.parse({"choice": [8, 16, 32]}).edges() == (8, 16, 32)
+    layers = Distribution.parse({"choice": [[1], ["0.5", 2]]})
+    assert layers == Distribution("choice", ((1,), ("0.5", 2)))
+    assert layers.edges() == ([1], ["0.5", 2])
+    assert layers.written() == {"choice": [[1], ["0.5", 2]]}
 
 
 def test_a_bound_is_a_number_or_a_share_of_the_baseline() -> None:

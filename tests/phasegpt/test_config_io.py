@@ -165,7 +165,7 @@ training:
   r: 3
 data:
   train_split: 0.5
-logging: {track_phase_dynamics: true}
+logging: {track_phase_dynamics: on}
 search:
   objectives: {spiral: max}
   constraints: {perplexity: 3}
@@ -193,7 +193,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_lines(write: Write) -
             "run.yaml:10: training.bf16: fp16 and bf16 are both true; choose one",
             "run.yaml:11: training.r: no such key here; did you mean model.lora_config.r?",
             "run.yaml:13: data.train_split: train_split and val_split must sum to 1, found 0.5 + 0.15",
-            "run.yaml:14: logging.track_phase_dynamics: true is not available yet",
+            "run.yaml:14: logging.track_phase_dynamics: expected true or false, found the text 'on'",
             "run.yaml:16: search.objectives.spiral: no metric named spiral; did you mean spiral_score?",
             "run.yaml:17: search.constraints.perplexity: expected text like",
             "run.yaml:19: search.parameters.training.beta: its value 0.0 is refused: training.beta: expected",

@@ -205,7 +205,9 @@ def test_an_answer_is_the_same_in_a_batch_and_alone(base: Base, phase: PhaseSett
     policy.detach()
 
 
-def test_an_answer_is_the_greedy_continuation_up_to_the_end_token(policy: Policy) -> None:
+@pytest.mark.parametrize("phase", [None, PHASE], ids=["adapter", "adapter and branch"])
+def test_an_answer_is_the_greedy_continuation_up_to_the_end_token(base: Base, phase: PhaseSettings | None) -> None:
+    policy = moved(base, phase)
     tokenizer = policy.base.tokenizer
     head = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Tell of a lamp."}], tokenize=False, add_generation_prompt=True
@@ -220,6 +222,7 @@ def test_an_answer_is_the_greedy_continuation_up_to_the_end_token(policy: Policy
     [given] = answer_prompts(policy, ["Tell of a lamp."], max_new_tokens=10)
     assert (given.prompt_ids + given.ids, given.text) == (tuple(ids), expected)
     assert given.ended == (ids[-1] == tokenizer.eos_token_id)
+    policy.detach()
 
 
 def test_an_answer_is_cut_after_its_end_token_and_only_such_an_answer_ended(policy: Policy) -> None:

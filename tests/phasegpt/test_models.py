@@ -28,7 +28,7 @@ from phasegpt.models import (
     load_trainable_state,
     trainable_state,
 )
-from phasegpt.phase_attention import PhaseAttentionError
+from phasegpt.phase_state import PhaseAttentionError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -263,6 +263,21 @@ def test_the_adapter_and_the_branch_are_all_that_trains(base: Base) -> None:
     }
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in names.values())
     assert all("lora_" in name or "phase_branch" in name for name in names)
+    policy.detach()
+
+
+def test_the_parameters_of_adapter_and_branch_are_counted_apart(base: Base) -> None:
+    """A branch of 8 oscillators on 64 channels: W_θ 8 · 64, ω 8, K 1, W_o 64 · 16, gate 64.
+
+    LoRA trains r · (in + out) of q (64 to 64) and of v (64 to 32) in each of four layers.
+    """
+    frozen = sum(p.numel() for p in base.model.parameters())
+    adapter = 4 * LORA.r * (64 + 64 + 64 + 32)
+    plain = attach_policy(base, LORA, seed=0)
+    assert plain.parameter_counts() == {"adapter": adapter, "phase_branch": 0, "frozen": frozen}
+    plain.detach()
+    policy = attach_policy(base, LORA, seed=0, phase=PHASE)
+    assert policy.parameter_counts() == {"adapter": adapter, "phase_branch": 512 + 8 + 1 + 1024 + 64, "frozen": frozen}
     policy.detach()
 
 

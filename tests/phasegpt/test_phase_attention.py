@@ -7,44 +7,24 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from phasegpt.phase_attention import (
     KuramotoBranch,
-    PhaseAttentionError,
     PhaseHandles,
     attach_phase_branch,
     layer_indices,
     load_phase_state,
     mean_field,
-    order_parameter,
     phase_state_dict,
 )
+from phasegpt.phase_state import PhaseAttentionError
+from tests.phasegpt.decoders import FAMILIES, IDS, logits, open_gates, tiny
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning"),  # PEFT asks transformers for it
 ]
-IDS = torch.tensor([[5, 9, 200, 31, 77, 12, 8], [40, 41, 42, 43, 44, 45, 46]])
-SIZES = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +32,10 @@ def _seed() -> None:
     torch.manual_seed(3)
 
 
-@pytest.fixture(params=["llama", "qwen2", "qwen3"])
+@pytest.fixture(params=FAMILIES)
 def decoder_model(request: pytest.FixtureRequest) -> nn.Module:
     """A tiny float64 model of each supported family, in evaluation mode."""
-    if request.param == "llama":
-        model: nn.Module = LlamaForCausalLM(LlamaConfig(**SIZES))
-    elif request.param == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
-    else:
-        model = Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8))
-    return model.double().eval()
+    return tiny(request.param)
 
 
 @pytest.fixture
@@ -70,21 +44,10 @@ def toy(toy_model_dir: Path) -> nn.Module:
     return model
 
 
-def open_gates(handles: PhaseHandles) -> None:
-    """Give every gate non-zero values, as after some training."""
-    for branch in handles.branches.values():
-        nn.init.normal_(branch.gate, std=0.5)
-
-
 def open_branch(hidden_size: int = 6, num_oscillators: int = 4, **settings: float) -> KuramotoBranch:
     branch = KuramotoBranch(hidden_size, num_oscillators, **settings).double()  # type: ignore[arg-type]
     nn.init.normal_(branch.gate)
     return branch
-
-
-def logits(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-    output: Tensor = model(input_ids=ids, attention_mask=mask).logits
-    return output
 
 
 def quadratic_phases(branch: KuramotoBranch, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -112,8 +75,12 @@ def test_linear_form_equals_the_quadratic_definition_in_float64() -> None:
 def test_mean_field_of_two_tokens_a_quarter_turn_apart_is_half() -> None:
     """Token 1 sees itself (sin 0) and token 0 a quarter turn ahead (sin π/2): mean 1/2; token 0 sees itself: 0."""
     phases = torch.tensor([[[torch.pi / 2], [0.0]]], dtype=torch.float64)
-    pull = mean_field(phases, torch.ones(1, 2, 1, dtype=torch.bool))
+    visible, count = torch.ones(1, 2, 1, dtype=torch.bool), torch.tensor([[[1], [2]]])
+    pull, sums = mean_field(phases, visible, count, torch.zeros(1, 2, 1, dtype=torch.float64))
     assert pull.flatten().tolist() == pytest.approx([0.0, 0.5])
+    assert sums.flatten().tolist() == pytest.approx([1.0, 1.0])  # sin π/2 + sin 0, cos π/2 + cos 0
+    later, _ = mean_field(phases[:, 1:], visible[:, 1:], count[:, 1:], torch.tensor([[[1.0], [0.0]]]).double())
+    assert torch.equal(later, pull[:, 1:])
 
 
 def test_without_coupling_every_phase_advances_by_omega_times_the_time_passed() -> None:
@@ -123,18 +90,6 @@ def test_without_coupling_every_phase_advances_by_omega_times_the_time_passed() 
     gained = moving.phases(hidden)
     moving.n_sync_steps = 0
     assert torch.allclose(gained - moving.phases(hidden), torch.ones(1, 4, 4).double())
-
-
-def test_order_parameter_is_one_for_equal_phases_and_zero_for_opposite_ones() -> None:
-    equal = torch.full((4, 2), 0.7)
-    opposite = torch.tensor([[0.0, 1.0], [torch.pi, 1.0 + torch.pi]] * 2)
-    assert order_parameter(torch.stack([equal, opposite])).tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
-
-
-def test_order_parameter_counts_visible_tokens_only() -> None:
-    phases = torch.tensor([[[0.0], [torch.pi], [0.0]], [[0.0], [1.0], [2.0]]])
-    mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
-    assert order_parameter(phases, mask).tolist() == pytest.approx([1.0, 0.0])
 
 
 def test_changing_a_token_changes_nothing_before_it() -> None:
@@ -272,25 +227,6 @@ def test_bfloat16_models_get_a_float32_branch_and_keep_their_outputs(toy_model_d
     branch = attach_phase_branch(model, [2], num_oscillators=4).branches[2]
     assert {p.dtype for p in branch.parameters()} == {torch.float32}
     assert torch.equal(logits(model, IDS), base)
-
-
-def test_generation_without_a_cache_equals_a_greedy_loop(toy: nn.Module) -> None:
-    open_gates(attach_phase_branch(toy, [1], num_oscillators=4))
-    expected = IDS
-    for _ in range(4):
-        expected = torch.cat([expected, logits(toy, expected)[:, -1:].argmax(-1)], 1)
-    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
-    generated = toy.generate(IDS, attention_mask=torch.ones_like(IDS), use_cache=False, **options)  # type: ignore[operator]
-    assert torch.equal(generated, expected)
-
-
-def test_generation_with_a_cache_is_refused_with_the_cure_unless_disabled(toy: nn.Module) -> None:
-    handles = attach_phase_branch(toy, [1], num_oscillators=4)
-    options = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 3, "do_sample": False, "use_cache": True}
-    with pytest.raises(PhaseAttentionError, match="use_cache=False"):
-        toy.generate(IDS, **options)  # type: ignore[operator]
-    with handles.disabled():
-        toy.generate(IDS, **options)  # type: ignore[operator]
 
 
 def test_a_prepared_4d_mask_is_refused(toy: nn.Module) -> None:

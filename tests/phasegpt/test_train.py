@@ -146,6 +146,8 @@ def test_the_result_says_what_ran_and_what_came_of_it(
     assert set(result.metrics) == {*config_of(toy_overrides).evaluation.metrics, *GUARDS}
     assert len(result.answers) == 4
     assert result.data == {"train": 23, "val": 4, "cut_tokens": 0}
+    assert result.parameters["adapter"] > 0
+    assert result.parameters["phase_branch"] == 0
     assert len(result.pairs) == 4
     assert set(result.versions) >= {"torch", "transformers", "peft"}
     assert set(result.hashes) == {"data", "base_model", "reference_adapter", "scorer"}
@@ -561,12 +563,8 @@ def test_the_baseline_is_the_reference_itself(toy_overrides: list[str], tmp_path
 def test_the_supervised_stage_is_trained_once_and_the_preference_stage_starts_from_it(
     toy_overrides: list[str], tmp_path: Path, phase: bool
 ) -> None:
-    more = [
-        "evaluation.eval_interval=2",
-        f"model.use_phase_attention={json.dumps(phase)}",
-        "model.phase_layer_idx=[1]",
-        "model.num_oscillators=8",
-    ]
+    branch = ["model.use_phase_attention=true", "model.phase_layer_idx=[1]", "model.num_oscillators=8"]
+    more = ["evaluation.eval_interval=2", *(branch if phase else [])]
     first = fit(config_of(toy_overrides, *more, track="c"), paths=paths_of(tmp_path, "one", "c"))
     [stage] = [path for path in (tmp_path / "checkpoints" / "v14" / "stages").iterdir() if path.is_dir()]
     stamp = (stage / "result.json").stat().st_mtime_ns
@@ -576,6 +574,7 @@ def test_the_supervised_stage_is_trained_once_and_the_preference_stage_starts_fr
     assert len(first.training_log) == 2
     assert first.hashes["reference_adapter"]
     assert (Path(first.adapter) / "phase_branch.safetensors").is_file() == phase
+    assert (first.parameters["phase_branch"] > 0) == phase
 
     other = config_of(toy_overrides, *more, "training.beta=0.5", track="c")
     second = fit(other, paths=paths_of(tmp_path, "two", "c"))
