@@ -38,7 +38,7 @@ ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts --host 127.0.0.1 --port $(PORT)
 
 bench: $(READY) ## every benchmark in tests/benchmarks
-	@for script in tests/benchmarks/*.py; do [ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $$(grep -l '^if __name__' tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## caches of the tools; never results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info
