@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from phasegpt import ranks
 from phasegpt.adapters import PhaseSettings
 from phasegpt.answers import UNPAIRED_METHOD, Couples
 from phasegpt.base_model import ModelError
@@ -99,7 +100,8 @@ def set_up(
         gradient_checkpointing=config.model.use_gradient_checkpointing,
     )
     try:
-        material = source.material(policy, paths.shared_work, on_progress, with_divergence=with_divergence)
+        with ranks.first_ahead():  # to make the shared work, which the others read
+            material = source.material(policy, paths.shared_work, on_progress, with_divergence=with_divergence)
         hashes = {
             **material.hashes,
             "base_model": model_fingerprint(base.folder),
@@ -202,7 +204,7 @@ def objective_of(config: Config) -> Objective[Any]:
     if training.method == "lora":
         return TextSft() if is_text(training.preference_dataset) else Sft()
     if training.method == UNPAIRED_METHOD:
-        return Kto(training.beta, training.desirable_weight, training.undesirable_weight)
+        return Kto(training.beta, training.desirable_weight, training.undesirable_weight, ranks.joined)
     dpo = Dpo(training.beta, training.label_smoothing)
     if training.method == "dpo":
         return dpo
@@ -222,7 +224,7 @@ def trainer_settings(config: Config, device: str) -> TrainerSettings:
         learning_rate=training.learning_rate,
         num_epochs=training.num_epochs,
         max_steps=training.max_steps,
-        batch_size=training.batch_size,
+        batch_size=training.micro_batch,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         warmup_ratio=training.warmup_ratio,
         weight_decay=training.weight_decay,

@@ -60,7 +60,10 @@ def run_paths(storage: Path, track: str, run: str, output_dir: str | None = None
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run found. `metrics` and rows are of the chosen checkpoint, at `step`; `curve` has all summaries."""
+    """What a run found. `metrics` and rows are of the chosen checkpoint, at `step`; `curve` has all summaries.
+
+    `seconds` and `clock` (a reading of `meters.py`) are the machine's, and differ where all else is equal.
+    """
 
     name: str
     metrics: Mapping[str, float]
@@ -78,6 +81,7 @@ class RunResult:
     hashes: Mapping[str, str]
     versions: Mapping[str, str]
     data: Mapping[str, Any] = field(default_factory=dict)
+    clock: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "RunResult":

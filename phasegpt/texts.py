@@ -76,7 +76,7 @@ class TextExamples:
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+    def batch(self, numbers: Sequence[int], whole: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Ids and masks [S, T] of S blocks."""
         tokens = [self.blocks[number].tokens for number in numbers]
         return sequence_batch([(block[:1], block[1:]) for block in tokens], self.pad_id)
