@@ -88,6 +88,15 @@ class RunResult:
         """The result that a run wrote to `path`."""
         return cls(**read_json(path))
 
+    def clock_metrics(self) -> dict[str, float]:
+        """See the function of this name."""
+        return clock_metrics(self.clock)
+
+
+def clock_metrics(clock: Mapping[str, Any]) -> dict[str, float]:
+    """A reading of speed, memory and start-up as numbers with names; of the workers' memory the largest."""
+    return {f"clock/{name}": max(value) if isinstance(value, list) else value for name, value in clock.items()}
+
 
 def versions() -> dict[str, str]:
     """The versions of the libraries that a result depends on."""
