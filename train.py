@@ -133,7 +133,24 @@ def _plan_text(config: "Config") -> str:
 
     runs = [f"{stage.training.method} for {stage.training.max_steps or 'all'} steps" for stage in stages(config)]
     what = f"one run on {config.model.base_model}: {', then '.join(runs)}"
-    return f"{what}; config {config_hash(config)[:12]}. Nothing was started."
+    return f"{what}; config {config_hash(config)[:12]}{_memory_text(config)}. Nothing was started."
+
+
+def _memory_text(config: "Config") -> str:
+    """What a run on preferences needs of memory; a text is not counted."""
+    from phasegpt.answers import read_preferences, split_preferences
+    from phasegpt.config_io import resolve
+    from phasegpt.config_sections import is_text
+    from tune.plan import memory_of, memory_text
+    from tune.shapes import shape_of
+
+    shape, data = shape_of(config), config.data
+    if shape is None or is_text(config.training.preference_dataset):
+        return ""
+    path, held_out = resolve(config.training.preference_dataset), config.evaluation.held_out_domains
+    preferences = read_preferences(path, config.training.method, data.domains, data.stratify_by)
+    split = split_preferences(preferences, data.val_split, data.stratify_by, held_out, config.experiment.seed)
+    return f"; memory {memory_text(config, memory_of(config, shape, split))}"
 
 
 def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, address: str | None) -> int:

@@ -1,4 +1,4 @@
-"""One Ray for all tests of several workers: two CPUs, the dashboard that Ray Train asks, a token; ends with the session.
+"""One Ray for all tests of several workers: two CPUs, the dashboard that Ray Train asks, a token; it ends with them.
 
 Searches and runs of other processes join it by its address; the token goes with the environment.
 """

@@ -161,7 +161,8 @@ def _refusal(nodes: Sequence[Node], ask: Ask, cpus: float, gpus: float) -> str:
     where = f", placed {ask.placement}" if ask.workers > 1 and ask.placement != "PACK" else ""
     has = "; ".join(_said(node) for node in nodes) or "no node"
     cure = "add nodes or ask for less (--gpus-per-worker, --cpus-per-worker, fewer workers)"
-    return f"{workers} need {gpus:g} GPU and {cpus:g} CPU{each}{kind}{where}; the cluster has {has}; {cure}"
+    verb = "needs" if ask.workers == 1 else "need"
+    return f"{workers} {verb} {gpus:g} GPU and {cpus:g} CPU{each}{kind}{where}; the cluster has {has}; {cure}"
 
 
 def _said(node: Node) -> str:

@@ -4,44 +4,28 @@ Time is counted matrix-multiply FLOPs over this machine's own rate, measured in 
 at a lower share of that rate, since it reads every weight for each new token.
 """
 
-import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from phasegpt.answers import UNPAIRED_METHOD, answers_of, couples_of, examples_of, read_preferences, split_preferences
-from phasegpt.base_model import BUNDLED
-from phasegpt.bundled import bundled_folder
 from phasegpt.config import Config, stages
 from phasegpt.config_io import resolve
 from phasegpt.pairs import AnswerSplit, Pair, Split, UnpairedRow
 from phasegpt.schedule import laps, optimizer_steps
 from tune.finalists import most_finals
+from tune.memory import Memory, above_trunk, estimate, rows
 from tune.request import Request
+from tune.shapes import Shape, shape_of
 from tune.space import budget
 
 TRAINING_SHARE, DECODING_SHARE = 0.75, 0.2  # of the measured rate: searches on two cores came near these
 TOKENS_PER_WORD = 1.35
 START_SECONDS = 25
 LITERATURE_LR = 6e-5
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a decoder that cost time: parameters of its layers, of its head, and how deep it is."""
-
-    layers: int
-    hidden: int
-    vocabulary: int
-    layer_parameters: int
-
-    @property
-    def parameters(self) -> int:
-        """All of them, tied embedding counted once."""
-        return self.layers * self.layer_parameters + self.vocabulary * self.hidden
+MEMORY_PARTS = tuple(field.name for field in fields(Memory))
 
 
 @dataclass(frozen=True)
@@ -56,7 +40,7 @@ class Plan:
     shape: Shape | None
     seconds_per_fit: float | None
     seconds: float | None
-    memory_gb: float | None
+    memory: Memory | None
     warnings: tuple[str, ...]
 
 
@@ -71,30 +55,16 @@ def make_plan(request: Request) -> Plan:
     finals = most_finals(search, trials)
     runs = stages(config)
     steps = tuple(_steps(stage, len(examples_of(split.train, stage.training.method))) for stage in runs)
-    shape = _shape(config)
+    shape = shape_of(config)
     per_fit, total = _seconds(config, runs, steps, split, shape, trials, finals)
-    memory = None if shape is None else _memory_gb(config, shape, len(answers_of(preferences)))
+    memory = None if shape is None else memory_of(config, shape, split)
     return Plan(request, split, trials, finals, steps, shape, per_fit, total, memory, _advice(config))
 
 
 def _steps(config: Config, examples: int) -> int:
     training = config.training
     run = laps(examples, training.num_epochs, training.curriculum_learning.active)
-    return optimizer_steps(run, training.batch_size, training.gradient_accumulation_steps, training.max_steps)
-
-
-def _shape(config: Config) -> Shape | None:
-    name = config.model.base_model
-    folder = bundled_folder() if name == BUNDLED else resolve(name)
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        return None
-    sizes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
-    heads = sizes["num_attention_heads"]
-    key_value = sizes.get("num_key_value_heads", heads) * (sizes.get("head_dim") or hidden // heads)
-    layer = 2 * hidden * hidden + 2 * hidden * key_value + 3 * hidden * inner
-    return Shape(sizes["num_hidden_layers"], hidden, sizes["vocab_size"], layer)
+    return optimizer_steps(run, training.micro_batch, training.gradient_accumulation_steps, training.max_steps)
 
 
 def _seconds(
@@ -112,7 +82,7 @@ def _seconds(
     prompt, answer = _mean_tokens(split.train, config.training.max_length)
     training = sum(
         count
-        * stage.training.batch_size
+        * stage.training.micro_batch
         * stage.training.gradient_accumulation_steps
         * _example_flops(stage, shape, prompt, answer)
         for stage, count in zip(runs, steps, strict=True)
@@ -145,32 +115,24 @@ def _head_flops(shape: Shape, answer: float) -> float:
     return 2 * answer * 2 * shape.vocabulary * shape.hidden
 
 
-def _above_trunk(config: Config, shape: Shape) -> int:
-    """The layers from the lowest adapter up: those below are computed once for all trials."""
-    adapted = config.model.lora_config.layers_to_transform
-    if adapted == "upper_third":
-        return shape.layers // 3
-    return shape.layers - min(adapted) if isinstance(adapted, tuple) else shape.layers
-
-
 def _example_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
     """One example: a pair, or for kto_unpaired an answer and a mismatched pair under policy and reference."""
     pair = _training_flops(config, shape, prompt, answer)
     if config.training.method != UNPAIRED_METHOD:
         return pair
-    layers = shape.layers + _above_trunk(config, shape)
+    layers = shape.layers + above_trunk(config, shape)
     return (pair + _layer_flops(layers, shape, prompt, answer) + 2 * _head_flops(shape, answer)) / 2
 
 
 def _training_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
     """One pair forward and backward above the trunk; chunks of the head are computed twice, with a divergence more."""
     head = _head_flops(shape, answer) * (5 if config.training.method == "kto" else 3)
-    return 2 * _layer_flops(_above_trunk(config, shape), shape, prompt, answer) + head
+    return 2 * _layer_flops(above_trunk(config, shape), shape, prompt, answer) + head
 
 
 def _judging_flops(config: Config, shape: Shape, prompt: float, answer: float) -> float:
     """One held-out pair above the trunk, with the head of policy and reference."""
-    return _layer_flops(_above_trunk(config, shape), shape, prompt, answer) + 2 * _head_flops(shape, answer)
+    return _layer_flops(above_trunk(config, shape), shape, prompt, answer) + 2 * _head_flops(shape, answer)
 
 
 def _evaluation_seconds(config: Config, shape: Shape, pair_flops: float, rate: float) -> float:
@@ -181,12 +143,20 @@ def _evaluation_seconds(config: Config, shape: Shape, pair_flops: float, rate: f
     return decoded / (rate * DECODING_SHARE) + (perplexity + pair_flops) / (rate * TRAINING_SHARE)
 
 
-def _memory_gb(config: Config, shape: Shape, answers: int) -> float:
-    """Weights, what a training step keeps for its backward pass, and one chunk of logits; float32."""
-    tokens = 2 * config.training.batch_size * config.training.max_length
-    activations = tokens * shape.hidden * 4 * 34 * shape.layers
-    logits = 256 * shape.vocabulary * 4 * 6
-    return (shape.parameters * 4 + activations + logits + answers * 3e5) / 1e9 + 1.0
+def memory_of(config: Config, shape: Shape, split: Split | AnswerSplit) -> Memory:
+    """The memory of a worker at the longest rows of the data, of the stage that needs more."""
+    answers = answers_of(split.train)
+    lengths = [_tokens(row.completion) for row in answers]
+    longest = min(config.training.max_length, max(_tokens(row.prompt) + 12 for row in answers) + max(lengths))
+    found = [
+        estimate(stage, shape, rows(stage) * longest, rows(stage) * min(longest, max(lengths)))
+        for stage in stages(config)
+    ]
+    return max(found, key=lambda memory: memory.total)
+
+
+def _tokens(text: str) -> float:
+    return len(text.split()) * TOKENS_PER_WORD
 
 
 def _advice(config: Config) -> tuple[str, ...]:
@@ -265,7 +235,16 @@ def _time(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    return f"about {plan.memory_gb:.1f} GB a trial" if plan.memory_gb else "unknown until the base model is here"
+    return memory_text(plan.request.config, plan.memory)
+
+
+def memory_text(config: Config, memory: Memory | None) -> str:
+    """An estimate and its parts for people."""
+    if memory is None:
+        return "unknown until the base model is here"
+    said = ", ".join(f"{name} {getattr(memory, name) / 1e9:.2f}" for name in MEMORY_PARTS)
+    one = "a worker" if config.training.distributed.workers > 1 else "a trial"
+    return f"about {memory.total / 1e9:.1f} GB {one} ({said})"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -279,7 +258,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "pairs": {"train": len(plan.split.train), "val": len(plan.split.val), "held_out": len(plan.split.held_out)},
         "seconds_per_fit": plan.seconds_per_fit,
         "seconds": plan.seconds,
-        "memory_gb": plan.memory_gb,
+        "memory_gb": None if plan.memory is None else plan.memory.total / 1e9,
+        "memory": None if plan.memory is None else asdict(plan.memory),
         "data_checks": plan.request.data.as_dict(),
         "notes": [*plan.request.warnings, *plan.warnings],
         "config": plan.request.config.dump(),

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.tune.conftest import ToyRequest
-from tune.plan import Shape, as_json, as_text, make_plan
+from tune.plan import as_json, as_text, make_plan
+from tune.shapes import Shape
 
 
 def test_the_plan_of_the_toy_is_what_can_be_counted(toy_request: ToyRequest) -> None:
@@ -23,8 +24,8 @@ def test_the_plan_of_the_toy_is_what_can_be_counted(toy_request: ToyRequest) -> 
     assert plan.seconds is not None
     assert plan.seconds_per_fit is not None
     assert plan.seconds > 7 * plan.seconds_per_fit > 0
-    assert plan.memory_gb is not None
-    assert 1 < plan.memory_gb < 2
+    assert plan.memory is not None
+    assert 0.6e9 < plan.memory.process < plan.memory.total < 1.2e9
 
 
 def test_steps_go_by_epochs_where_no_number_is_given(toy_request: ToyRequest) -> None:
@@ -41,6 +42,14 @@ def test_the_steps_of_a_curriculum_are_those_of_its_stages(toy_request: ToyReque
     assert make_plan(toy_request(*sets, *climb)).steps == (2 * 2 + 3,)
 
 
+def test_workers_of_a_trial_take_larger_batches_and_fewer_steps(toy_request: ToyRequest) -> None:
+    """22 or 23 pairs in micro-batches of 2 x 4 are 3 batches."""
+    sets = ("training.max_steps=null", "training.num_epochs=2", "training.batch_size=4")
+    plan = make_plan(toy_request(*sets, "training.distributed={enabled: true, num_gpus: 2}"))
+    assert plan.steps == (6,)
+    assert "GB a worker (weights " in as_text(plan)
+
+
 def test_a_grid_is_counted_by_its_points_and_the_configs_own(toy_request: ToyRequest) -> None:
     grid = "search.parameters={training.beta: {grid: [0.05, 0.2]}, training.kto_lambda: {grid: [0.1, 0.5]}}"
     assert make_plan(toy_request("search.sampler=grid", grid)).trials == 5
@@ -54,7 +63,7 @@ def test_a_single_finalist_is_joined_by_the_configs_own_values(toy_request: ToyR
 
 def test_a_model_that_is_not_here_leaves_time_and_memory_open(toy_request: ToyRequest) -> None:
     plan = make_plan(toy_request("model.base_model=someone/not-here"))
-    assert (plan.shape, plan.seconds, plan.memory_gb) == (None, None, None)
+    assert (plan.shape, plan.seconds, plan.memory) == (None, None, None)
     assert as_text(plan).count("unknown until the base model is here") == 2
     assert as_json(plan)["seconds"] is None
 

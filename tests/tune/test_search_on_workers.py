@@ -5,6 +5,7 @@ Six trials in a row on two CPUs, of which ASHA stops three and one fails; then t
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -67,8 +68,7 @@ def test_six_trials_of_two_workers_in_a_row_end_as_what_they_were(searched: Sear
     assert [trial["state"] for trial in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "PRUNED", "FAIL"]
     assert [trial["why"] for trial in trials[2:5]] == ["stopped by the scheduler"] * 3
     assert all(sorted(trial["curve"]) == ["1"] for trial in trials[2:5])
-    assert trials[5]["why"].startswith("rank ")
-    assert "NonFiniteLossError: the loss became nan" in trials[5]["why"]
+    assert re.match(r"rank \d: NonFiniteLossError: .* nan", trials[5]["why"])
     assert searched.found["winner"]["trial"] == "trial-001"
 
 
