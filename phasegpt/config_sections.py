@@ -202,6 +202,12 @@ class Training(Part):
                 f"read by training.distributed.strategy deepspeed alone, found {self.distributed.strategy}; set that "
                 f"strategy or remove the file",
             )
+        if self.method == "kto_unpaired" and self.distributed.strategy == "fsdp":
+            yield (
+                ("distributed", "strategy"),
+                "kto_unpaired runs the model more often on workers with mismatched pairs, and fsdp must run it equally "
+                "often on all; take ddp",
+            )
         yield from self._phase_problems()
 
     def _text_problems(self) -> Problems:

@@ -3,6 +3,7 @@
 The only place where parts learn what the config says; each of them takes plain arguments.
 """
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from phasegpt.runs import RunPaths
 from phasegpt.schedule import Course
 from phasegpt.shared_work import Progress, model_fingerprint
 from phasegpt.trainer import TrainerSettings
+
+DEEPSPEED_DEFAULT = "ds_config.json"
 
 
 class RunError(ValueError):
@@ -238,4 +241,23 @@ def trainer_settings(config: Config, device: str) -> TrainerSettings:
         fp16=training.fp16,
         deterministic=config.experiment.deterministic,
         curriculum=training.curriculum_learning.active,
+        strategy=training.distributed.strategy,
+        deepspeed_config=deepspeed_config(config),
     )
+
+
+def deepspeed_config(config: Config) -> Path | None:
+    """DeepSpeed's file of a run under it: as named, or of that name in configs/. Raises RunError without one."""
+    training = config.training
+    if training.distributed.strategy != "deepspeed":
+        return None
+    name = training.deepspeed_config or DEEPSPEED_DEFAULT
+    places = (resolve(name), resolve(f"configs/{name}"))
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise RunError(f"training.deepspeed_config: expected a file, found none at {places[0]} or {places[1]}")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise RunError(
+            'training.distributed.strategy: deepspeed is not installed; pip install "phasegpt-tune[deepspeed]"'
+        )
+    return found

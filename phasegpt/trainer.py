@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -34,9 +35,12 @@ from phasegpt.meters import Meter
 from phasegpt.models import load_trainable_state, trainable_state
 from phasegpt.objectives import Objective
 from phasegpt.schedule import Lap, laps, optimizer_steps
+from phasegpt.shards import part_of_state, shard_layers, whole, whole_state
 
 NUMBERS, WHOLE = "numbers", "whole"
 """Where a batch says which examples it holds, and how many the micro-batch holds that it is a worker's part of."""
+
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"  # as transformers names them
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -52,7 +56,8 @@ class TrainerSettings:
     """The loop's own numbers, named as in transformers; `max_steps` None: the epochs decide.
 
     `batch_size` counts the examples of a micro-batch, of all workers together. The stages of a `curriculum` have
-    epochs of their own, which take the place of `num_epochs`.
+    epochs of their own, which take the place of `num_epochs`. `strategy` says how several workers hold the model: ddp,
+    fsdp, or deepspeed with its `deepspeed_config`.
     """
 
     learning_rate: float
@@ -72,6 +77,8 @@ class TrainerSettings:
     fp16: bool = False
     deterministic: bool = True
     curriculum: tuple[CurriculumStage, ...] = ()
+    strategy: str = "ddp"
+    deepspeed_config: Path | None = None
 
 
 StepLog = Callable[[int, Mapping[str, float]], None]
@@ -179,6 +186,9 @@ class _Trainer(LapsTrainer):
         self.final_dir = output_dir
         self.stage_dir: Path | None = None
         self.policy = model.policy
+        self.sharded = settings.strategy == "fsdp" and ranks.size() > 1
+        if self.sharded:  # transformers then wraps nothing around a model whose parameters reduce their own gradients
+            model.is_distributed_loading_by_transformers = True  # type: ignore[assignment]
         run = laps_of(examples, settings)
         super().__init__(
             laps=run,
@@ -232,6 +242,17 @@ class _Trainer(LapsTrainer):
         self.step_values.append(objective.logs(outputs))
         return losses.sum() * ranks.size() / self.step_examples
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """After the shards are cut: it holds the moments of this worker's part alone."""
+        if self.sharded:
+            shard_layers(self.policy)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Weight decay pulls matrices alone: the branch's frequencies, coupling and gate have their own zero."""
         return [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
@@ -258,7 +279,8 @@ class _Trainer(LapsTrainer):
         with whole_folder(self.final_dir / name) if ranks.first() else nullcontext() as stage:
             self.stage_dir = ranks.agreed(stage)
             try:
-                super()._save_checkpoint(model, trial)
+                with whole(self.policy):
+                    super()._save_checkpoint(model, trial)
             finally:
                 self.stage_dir = None
             ranks.wait()
@@ -269,6 +291,24 @@ class _Trainer(LapsTrainer):
                 inner.rmdir()
                 seal(stage, self.state.global_step)
         ranks.wait()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """transformers writes what the optimizer says of itself, which is here the same with shards and without."""
+        if not self.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_state(self.optimizer.state_dict())
+        if ranks.first():
+            torch.save(state, Path(output_dir) / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(part_of_state(state, self.optimizer))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing: see `_Hooks.on_step_begin`."""
@@ -308,6 +348,7 @@ def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> Train
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
         ddp_find_unused_parameters=False,
+        deepspeed=_deepspeed(settings),
         eval_strategy="no",
         save_strategy="no",
         report_to=[],
@@ -315,6 +356,13 @@ def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> Train
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+
+
+def _deepspeed(settings: TrainerSettings) -> str | None:
+    """DeepSpeed's file where several workers run under it."""
+    if settings.strategy != "deepspeed" or ranks.size() == 1:
+        return None
+    return str(settings.deepspeed_config)
 
 
 class _Hooks(TrainerCallback):  # type: ignore[misc]
@@ -351,4 +399,5 @@ class _Hooks(TrainerCallback):  # type: ignore[misc]
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.after_save(state.global_step, self.trainer.final_dir / f"checkpoint-{state.global_step}")
+        with whole(self.trainer.policy):  # workers judge different prompts, each at its own pace
+            self.after_save(state.global_step, self.trainer.final_dir / f"checkpoint-{state.global_step}")

@@ -1,7 +1,7 @@
 """The memory estimate of `--plan` against what torch holds in a training step, and against the whole process.
 
-python tests/benchmarks/memory_estimate.py [--large]: SmolLM2-135M; with --large also a random Qwen2 of 0.5B shape, which
-needs 5 GB and some minutes. Figures on two cores are in docs/operations.md.
+python tests/benchmarks/memory_estimate.py [--large]: SmolLM2-135M; with --large also a random Qwen2 of 0.5B shape,
+which needs 5 GB and some minutes. Figures are in docs/operations.md.
 """
 
 import argparse

@@ -27,6 +27,7 @@ from phasegpt.pairs import Pair, read_pairs
 from phasegpt.parts import Workbench
 from phasegpt.runs import RunResult, run_paths
 from phasegpt.shared_work import Lengths, prepare
+from phasegpt.shards import whole
 from phasegpt.train import fit, measure
 from phasegpt.trainer import TrainerSettings, train
 from tests.phasegpt.workers import on_two
@@ -91,6 +92,8 @@ CASES = {
     "kto, accumulated": Case(kto, ACCUMULATED),
     "kto above a shared trunk": Case(kto, {"batch_size": 4}, lora=UPPER),
     "kto with a branch and checkpointed": Case(kto, {"batch_size": 4}, phase=PHASE, checkpointing=True),
+    "kto, sharded": Case(kto, {"strategy": "fsdp"}),
+    "kto, sharded, accumulated and checkpointed": Case(kto, {**ACCUMULATED, "strategy": "fsdp"}, checkpointing=True),
     "sft": Case(sft, {}),
     "kto_unpaired": Case(kto_unpaired, {}, unpaired=True),
     "kto_unpaired, one left over": Case(kto_unpaired, {"batch_size": 17}, unpaired=True),
@@ -120,7 +123,8 @@ def run_case(case: Case, model_dir: Path, pairs: tuple[Pair, ...], folder: Path)
         on_log=lambda step, values: logs.append({"step": step, **values}),
         after_save=lambda step, checkpoint: None,
     )
-    weights = {name: value.clone() for name, value in trainable_state(policy).items()}
+    with whole(policy):
+        weights = {name: value.clone() for name, value in trainable_state(policy).items()}
     policy.detach()
     return {"logs": logs, "weights": weights}
 
