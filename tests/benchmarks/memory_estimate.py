@@ -1,4 +1,4 @@
-"""The memory estimate of `--plan` against what torch holds in a training step, and against the whole process.
+"""The memory estimate of `--plan` against what torch holds at the peak of a training step.
 
 python tests/benchmarks/memory_estimate.py [--large]: SmolLM2-135M; with --large also a random Qwen2 of 0.5B shape,
 which needs 5 GB and some minutes. Figures are in docs/operations.md.
@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from phasegpt.bundled import ensure_bundled
 from phasegpt.config_io import load_config, track_config
-from phasegpt.meters import forget_peak, peak_gb
 from phasegpt.models import LoraSettings, attach_policy, load_base
 from tests.live_memory import PROMPT, peak_of_step
 from tests.toy import build_toy_model
@@ -39,7 +38,7 @@ def large_model(folder: Path) -> Path:
 
 
 def row(folder: Path, method: str, checkpointing: bool, pairs: int, length: int) -> str:
-    """One line: live bytes measured and estimated, and the peak of this process."""
+    """One line: what torch holds, and the estimate of it."""
     weight = "0.1" if method == "kto" else "null"
     sets = ["model.lora_config.layers_to_transform=null", "model.lora_config.lora_dropout=0.0"]
     sets += [f"training.method={method}", f"training.kto_lambda={weight}", "evaluation.metrics=[eval_loss]"]
@@ -49,16 +48,12 @@ def row(folder: Path, method: str, checkpointing: bool, pairs: int, length: int)
     lora = config.model.lora_config
     settings = LoraSettings(lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules)
     policy = attach_policy(load_base(str(folder), Path("/")), settings, seed=0, gradient_checkpointing=checkpointing)
-    forget_peak()
     live = peak_of_step(policy, pairs, length, with_divergence=method == "kto") / 1e9
     found = estimate(config, read_shape(folder / "config.json"), 2 * pairs * length, 2 * pairs * (length - PROMPT))
     policy.detach()
     apart = found.live / 1e9 / live - 1
     name = f"{method}{', checkpointed' if checkpointing else ''}"
-    return (
-        f"| {name} | {2 * pairs} x {length} | {live:.2f} | {found.live / 1e9:.2f} | {apart:+.1%} | "
-        f"{peak_gb():.2f} | {found.total / 1e9:.2f} |"
-    )
+    return f"| {folder.name} | {name} | {2 * pairs} x {length} | {live:.2f} | {found.live / 1e9:.2f} | {apart:+.1%} |"
 
 
 def main() -> None:

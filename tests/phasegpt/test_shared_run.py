@@ -26,8 +26,8 @@ from phasegpt.objectives import Dpo, Kto, Objective, PenalisedDpo, Sft
 from phasegpt.pairs import Pair, read_pairs
 from phasegpt.parts import Workbench
 from phasegpt.runs import RunResult, run_paths
-from phasegpt.shared_work import Lengths, prepare
 from phasegpt.shards import whole
+from phasegpt.shared_work import Lengths, prepare
 from phasegpt.train import fit, measure
 from phasegpt.trainer import TrainerSettings, train
 from tests.phasegpt.workers import on_two
