@@ -5,6 +5,7 @@ Each case runs once in this process and once on two under gloo, in float64: what
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,44 @@ def test_two_workers_log_what_one_logs_and_end_with_its_weights(both: Both, name
         assert apart < 1e-6 * norm(one["weights"])
     first, second = (worker[name]["weights"] for worker in both.two)
     assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+# --- DeepSpeed --------------------------------------------------------------------------------------------------------
+
+
+def under_deepspeed(model_dir: Path, pairs: tuple[Pair, ...], folder: Path) -> dict[str, Any]:
+    """A run of four steps, and one of two that goes on to four; what the engine was."""
+    from phasegpt import trainer
+
+    seen: set[tuple[str, int]] = set()
+    original = trainer._Trainer.compute_loss
+
+    def noted(self: Any, model: Any, *arguments: Any, **options: Any) -> Tensor:
+        seen.add((type(model).__name__, model.zero_optimization_stage()))
+        return original(self, model, *arguments, **options)
+
+    trainer._Trainer.compute_loss = noted  # type: ignore[method-assign]
+    config = Path(__file__).parents[2] / "configs/ds_config.json"
+    changes = {"strategy": "deepspeed", "deepspeed_config": config, "lr_scheduler": "constant"}
+    whole_run = run_case(Case(kto, changes), model_dir, pairs, folder / "whole")
+    run_case(Case(kto, {**changes, "max_steps": 2}), model_dir, pairs, folder / "cut")
+    rest = run_case(Case(kto, changes), model_dir, pairs, folder / "cut")
+    return {"engine": seen, "whole": whole_run, "rest": rest}
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="the extra deepspeed is not installed")
+def test_zero_2_is_one_worker_with_the_batch_of_both_and_goes_on_after_a_cut(
+    toy_model_dir: Path, pairs: tuple[Pair, ...], tmp_path: Path
+) -> None:
+    one = run_case(Case(kto, {"lr_scheduler": "constant"}), toy_model_dir, pairs, tmp_path / "one")
+    for worker in on_two(under_deepspeed, toy_model_dir, pairs, tmp_path / "two"):
+        assert worker["engine"] == {("DeepSpeedEngine", 2)}
+        for row, other in zip(one["logs"], worker["whole"]["logs"], strict=True):
+            assert other["loss"] == pytest.approx(row["loss"], abs=1e-5)
+        assert [row["step"] for row in worker["rest"]["logs"]] == [3, 4]
+        for name in ("whole", "rest"):
+            apart = {key: value - worker[name]["weights"][key] for key, value in one["weights"].items()}
+            assert norm(apart) < 1e-5 * norm(one["weights"])
 
 
 # --- a whole run ------------------------------------------------------------------------------------------------------
