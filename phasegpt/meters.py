@@ -27,12 +27,12 @@ class Meter:
         self.start_seconds: float | None = None
         self.seconds, self.tokens, self.examples = 0.0, 0, 0
         self._step_began = 0.0
-        forget_peak()
 
     def step_begins(self) -> None:
-        """An optimizer step begins; the first one ends the start-up."""
+        """An optimizer step begins; the first one ends the start-up, whose memory (loading a model) does not count."""
         if self.start_seconds is None:
             self.start_seconds = time.time() - self.launched
+            forget_peak()
         self._step_began = time.monotonic()
 
     def count(self, batch: Mapping[str, Tensor], examples: int) -> None:
@@ -48,7 +48,8 @@ class Meter:
     def read(self) -> Reading:
         """What all workers have done together; every one of them must ask.
 
-        `memory_gb` [workers] is the most memory each has used. Speeds and start-up are there once a step was taken.
+        `memory_gb` [workers] is the most memory each has used since its first step. Speeds and start-up are there once
+        a step was taken.
         """
         hands = everyones((self.tokens, self.examples, peak_gb()))
         found: dict[str, float | list[float]] = {"memory_gb": [memory for _, _, memory in hands]}

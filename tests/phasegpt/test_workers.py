@@ -1,6 +1,7 @@
 """`fit` under Ray Train on two CPU workers: as one process, after a kill, with a worker that raises, with too few."""
 
 import os
+import pickle
 import re
 import signal
 from collections.abc import Mapping
@@ -101,6 +102,34 @@ def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     assert one.keys() == other.keys()
     difference = torch.cat([(value - other[name]).flatten() for name, value in one.items()])
     return float(difference.norm() / torch.cat([value.flatten() for value in one.values()]).norm())
+
+
+def test_the_one_message_is_that_of_who_died_and_not_of_who_died_of_it() -> None:
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from phasegpt.workers import WorkerError, worker_error
+
+    lost = WorkerError(0, "RuntimeError: connection closed by peer", "trace of 0")
+    own = pickle.loads(pickle.dumps(WorkerError(1, "ValueError: no", "trace of 1", final=True)))  # noqa: S301
+    assert (str(own), own.trace, own.final) == ("rank 1: ValueError: no", "trace of 1", True)
+    assert worker_error(ControllerError(own)) is own
+    assert worker_error(WorkerGroupError("", {0: lost})) is lost
+    died = worker_error(WorkerGroupError("", {0: lost, 1: OSError("gone")}))
+    assert str(died) == "rank 1: the worker died 4 times, killed from outside or out of memory"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "least", "backend", "workers"),
+    [(0, None, "gloo", 4), (1, 2, "cpu:gloo,cuda:nccl", (2, 4)), (0.5, None, "gloo", 4)],
+)
+def test_a_crew_is_what_ray_is_asked_for(gpus: float, least: int | None, backend: str, workers: Any) -> None:
+    from phasegpt.workers import Crew
+
+    crew = Crew(4, cpus=2, gpus=gpus, least=least, accelerator_type="H100", placement="SPREAD")
+    scaling = crew.scaling()
+    assert (crew.backend, scaling.num_workers, scaling.use_gpu) == (backend, workers, gpus > 0)
+    assert scaling.resources_per_worker == {"CPU": 2, **({"GPU": gpus} if gpus else {})}
+    assert (scaling.accelerator_type, scaling.placement_strategy) == ("H100", "SPREAD")
 
 
 @pytest.fixture(scope="module")
