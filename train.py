@@ -12,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune.capacity import Ask, add_options, shared_by, slots
+
 if TYPE_CHECKING:
     from phasegpt.config import Config
+    from phasegpt.evaluate import Evaluation
     from phasegpt.runs import RunPaths, RunResult
     from tune.tracking import Tracker
 
@@ -23,6 +26,7 @@ EXAMPLES = """examples:
   python train.py --config configs/v14/dpo_extended_100pairs.yaml
   python train.py --config configs/v14/kto_regularized.yaml --kto_lambda 0.05
   python train.py --config configs/v14/dpo_extended_100pairs.yaml --lr 5e-5 --set training.max_steps=20
+  python train.py --config configs/v14/qwen25_1.5b.yaml --num-workers 2
 """
 
 
@@ -41,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     weight.add_argument("--lambda", dest="kto_lambda", metavar="X", help="training.kto_lambda; higher is more careful")
     weight.add_argument("--kto_lambda", dest="kto_lambda", metavar="X", help="the same")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="override any key")
+    p.add_argument("--num-workers", type=int, metavar="N", help="workers that share the run, each with batch_size rows")
+    add_options(p)
+    p.add_argument("--address", metavar="ADDR", help="a running Ray cluster for the workers (default: one of our own)")
     p.add_argument("--profile", default="auto", choices=("auto", "laptop", "gpu", "none"), help="default: auto")
     p.add_argument("--name", help="name of the run (default: experiment.name and the time)")
     p.add_argument("--storage", metavar="FOLDER", help="where everything is written (default: the project)")
@@ -67,11 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def overrides(options: argparse.Namespace) -> list[str]:
+def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
     """The options as `key=value`, typed by the same rules as the file."""
     short = {"training.learning_rate": options.lr, "training.beta": options.beta}
     short["training.kto_lambda"] = options.kto_lambda
-    return [*options.sets, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    laid = [*options.sets, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    return [*laid, *shared_by(options.num_workers, "--num-workers")]
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -83,6 +91,7 @@ def _main(options: argparse.Namespace) -> int:
     profile, reason = choose_profile(options.profile, has_gpu())
     tree = load_tree(options.config, profile, overrides(options))
     config = tree.typed()
+    ask = Ask.of(config.training.distributed.workers, options)
     check_data(config)
     if config.logging.use_wandb:
         require_wandb()
@@ -94,7 +103,8 @@ def _main(options: argparse.Namespace) -> int:
     resolve_base(config.model.base_model, project_root())
     name = options.name or f"{config.experiment.name or Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     storage = storage_folder(options.storage)
-    return _run(_with_reference(config, storage, options.tracking_uri), name, storage, options.tracking_uri)
+    config = _with_reference(config, storage, options.tracking_uri)
+    return _run(config, name, storage, options.tracking_uri, ask, options.address)
 
 
 def _with_reference(config: "Config", storage: Path, uri: str | None) -> "Config":
@@ -123,14 +133,32 @@ def _plan_text(config: "Config") -> str:
 
     runs = [f"{stage.training.method} for {stage.training.max_steps or 'all'} steps" for stage in stages(config)]
     what = f"one run on {config.model.base_model}: {', then '.join(runs)}"
-    return f"{what}; config {config_hash(config)[:12]}. Nothing was started."
+    return f"{what}; config {config_hash(config)[:12]}{_memory_text(config)}. Nothing was started."
 
 
-def _run(config: "Config", name: str, storage: Path, uri: str | None) -> int:
+def _memory_text(config: "Config") -> str:
+    """What a run on preferences needs of memory; a text is not counted."""
+    from phasegpt.answers import read_preferences, split_preferences
+    from phasegpt.config_io import resolve
+    from phasegpt.config_sections import is_text
+    from tune.plan import memory_of, memory_text
+    from tune.shapes import shape_of
+
+    shape, data = shape_of(config), config.data
+    if shape is None or is_text(config.training.preference_dataset):
+        return ""
+    path, held_out = resolve(config.training.preference_dataset), config.evaluation.held_out_domains
+    preferences = read_preferences(path, config.training.method, data.domains, data.stratify_by)
+    split = split_preferences(preferences, data.val_split, data.stratify_by, held_out, config.experiment.seed)
+    return f"; memory {memory_text(config, memory_of(config, shape, split))}"
+
+
+def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, address: str | None) -> int:
     from phasegpt.config_io import project_root
     from phasegpt.metrics.text import scorer
     from phasegpt.runs import run_paths
     from tune.delivery import tracking_uri
+    from tune.request import RequestError
     from tune.spool import SPOOL
     from tune.tracking import Tracker, flat_params
 
@@ -143,11 +171,14 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None) -> int:
     tracker.run(name, name, tags=tags, params=flat_params({k: v for k, v in config.dump().items() if k != "search"}))
     logging.getLogger("phasegpt").propagate = False
     try:
-        result = _fit(config, paths, tracker)
+        result = _fit(config, paths, tracker, ask, address)
+    except RequestError:
+        tracker.finish(name, "FAILED")
+        raise
     except (ArithmeticError, ValueError, RuntimeError, OSError) as error:
         logging.getLogger("phasegpt").exception("the run failed")
         tracker.finish(name, "FAILED")
-        print(f"{type(error).__name__}: {error}\nThe log is {paths.log}", file=sys.stderr)
+        print(f"{_why(error)}\nThe log is {paths.log}", file=sys.stderr)
         return FAILED
     finally:
         tracker.close(60)
@@ -155,22 +186,41 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None) -> int:
     return DONE
 
 
-def _fit(config: "Config", paths: "RunPaths", tracker: "Tracker") -> "RunResult":
-    from phasegpt.evaluate import Evaluation
-    from phasegpt.train import fit
+def _why(error: Exception) -> str:
+    """What went wrong; of a worker with its traceback, which is written nowhere else."""
+    trace = getattr(error, "trace", "")
+    return f"{trace}{error}" if trace else f"{type(error).__name__}: {error}"
 
+
+def _fit(config: "Config", paths: "RunPaths", tracker: "Tracker", ask: Ask, address: str | None) -> "RunResult":
     def on_step(step: int, values: Mapping[str, float]) -> None:
         tracker.metrics(paths.name, {f"train/{key}": value for key, value in values.items()}, step)
         print(f"step {step}  loss {values['loss']:.4f}", file=sys.stderr)
 
-    def on_evaluation(evaluation: Evaluation, _: Path) -> None:
+    def on_evaluation(evaluation: "Evaluation", _: Path) -> None:
         tracker.metrics(paths.name, evaluation.summary, evaluation.step)
         print(f"step {evaluation.step}  {_numbers(evaluation.summary)}", file=sys.stderr)
 
     def on_progress(what: str, done: int, total: int) -> None:
         print(f"\r{what} {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
 
-    result = fit(config, on_evaluation, paths=paths, on_step=on_step, on_progress=on_progress)
+    if ask.workers == 1:
+        from phasegpt.train import fit
+
+        result = fit(config, on_evaluation, paths=paths, on_step=on_step, on_progress=on_progress)
+    else:
+        from tune import environment
+
+        environment.prepare(own_cluster=address is None)
+        from phasegpt.workers import fit_on_workers
+        from tune.run import cluster, crew
+
+        with cluster(address, dashboard=True) as nodes:
+            hands = crew(slots(nodes, ask, max_concurrent=1), ask)
+            result = fit_on_workers(
+                config, on_evaluation, paths=paths, crew=hands, on_step=on_step, on_progress=on_progress
+            )
+    tracker.metrics(paths.name, result.clock_metrics(), result.steps)
     tracker.table(paths.name, result.answers, "answers.json")
     tracker.file(paths.name, paths.results, "result")
     tracker.file(paths.name, paths.checkpoints / "config.yaml", "config")

@@ -86,7 +86,9 @@ def write_adapter(folder: Path, model: PeftModel, base: str, on_reference: bool)
     if on_reference:
         config, tensors = _joined(model)
     else:
-        config, tensors = model.peft_config[POLICY], get_peft_model_state_dict(model, adapter_name=POLICY)
+        parameters = dict(model.named_parameters())  # model.state_dict() would cut layers into shards again (FSDP2)
+        tensors = get_peft_model_state_dict(model, state_dict=parameters, adapter_name=POLICY)
+        config = model.peft_config[POLICY]
     save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, folder / ADAPTER_FILE)
     settings = {**config.to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=1, default=_plain, sort_keys=True))

@@ -22,6 +22,10 @@ METRICS: dict[str, Direction] = {name: metric.better for name, metric in DECLARE
 """Every declared metric's name and which way is better."""
 
 SCALING_METRICS = tuple(name for name, metric in DECLARED.items() if metric.cost == "clock")
+"""What a clock or a gauge reads: it depends on what else the machine does, and cannot say which run is better."""
+
+
+NO_JUDGE = "is read from a clock or a gauge and differs from machine to machine; take a metric of answers or pairs"
 
 
 class Config(Part):
@@ -59,12 +63,16 @@ class Config(Part):
                 yield ("evaluation", "metrics"), wrong
         if best not in measured:
             yield ("evaluation", "metric_for_best_model"), f"{best} is not in evaluation.metrics; add it there"
+        elif best in SCALING_METRICS:
+            yield ("evaluation", "metric_for_best_model"), f"{best} {NO_JUDGE}"
 
     def _search_metric_problems(self) -> Problems:
         for name in {**self.search.objectives, **self.search.constraints}:
             block = "objectives" if name in self.search.objectives else "constraints"
             if wrong := unknown_metric(name):
                 yield ("search", block, name), wrong
+            elif name in SCALING_METRICS:
+                yield ("search", block, name), f"{name} {NO_JUDGE}"
             elif self.search.parameters and name not in self._measured():
                 yield ("search", block, name), "not measured; add it to evaluation.metrics"
             elif name in METRICS and self.search.objectives.get(name, METRICS[name]) != METRICS[name]:
@@ -106,9 +114,6 @@ KEYS: dict[str, FieldInfo] = dict(_leaves(Config))
 """Every key path of the schema that holds a value, with pydantic's description of it."""
 
 NOT_YET: dict[str, Callable[[Any], Any]] = {
-    "training.deepspeed_config": lambda path: path,
-    "training.distributed.enabled": lambda on: on,
-    "evaluation.metrics": lambda names: next((name for name in names if name in SCALING_METRICS), None),
     "evaluation.baseline_checkpoint": lambda path: path,
     "search.scheduler": lambda name: name == "halving" and name,
     "search.pick": lambda name: name != "lexicographic" and name,

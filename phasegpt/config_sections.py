@@ -126,11 +126,16 @@ class Stage(Part):
 
 
 class Distributed(Part):
-    """Several workers for one run."""
+    """Several workers for one run: `num_gpus` of them, with a GPU each where the cluster has any."""
 
     enabled: bool = False
     strategy: Literal["ddp", "deepspeed", "fsdp"] = "ddp"
     num_gpus: Count = 1
+
+    @property
+    def workers(self) -> int:
+        """How many workers share a run."""
+        return self.num_gpus if self.enabled else 1
 
 
 class Training(Part):
@@ -164,6 +169,11 @@ class Training(Part):
     phase_b: Stage | None = None
     distributed: Distributed = Distributed()
 
+    @property
+    def micro_batch(self) -> int:
+        """The examples of a micro-batch, of all workers together: each has `batch_size` of them."""
+        return self.batch_size * self.distributed.workers
+
     def problems(self) -> Problems:
         scheduled = self.kto_config.lambda_schedule.enabled
         if self.method == "kto" and self.kto_lambda is None and not scheduled:
@@ -186,6 +196,18 @@ class Training(Part):
             )
         if self.method == "kto_unpaired":
             yield from self._baseline_problems()
+        if self.deepspeed_config and self.distributed.strategy != "deepspeed":
+            yield (
+                "deepspeed_config",
+                f"read by training.distributed.strategy deepspeed alone, found {self.distributed.strategy}; set that "
+                f"strategy or remove the file",
+            )
+        if self.method == "kto_unpaired" and self.distributed.strategy == "fsdp":
+            yield (
+                ("distributed", "strategy"),
+                "kto_unpaired runs the model more often on workers with mismatched pairs, and fsdp must run it equally "
+                "often on all; take ddp",
+            )
         yield from self._phase_problems()
 
     def _text_problems(self) -> Problems:
@@ -205,7 +227,7 @@ class Training(Part):
         """kto_unpaired estimates its KL baseline from the rows of one batch, which is then the whole step."""
         phase = self.phase_b or Stage()
         batch_size = phase.batch_size or self.batch_size
-        if batch_size < 2:
+        if batch_size * self.distributed.workers < 2:
             yield (
                 _place("batch_size", phase.batch_size),
                 f"kto_unpaired pairs each prompt with another row's answer; expected at least 2, found {batch_size}",

@@ -37,16 +37,20 @@ class SeededOrder(Sampler[int]):
 
 
 class LapsTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer that runs the laps in `order`; transformers takes all epochs to be as long as the first."""
+    """A Trainer that runs the laps in `order`; transformers takes all epochs to be as long as the first.
 
-    def __init__(self, *, laps: Sequence[Lap], order: SeededOrder, **options: Any) -> None:
-        self.laps, self.order = laps, order
+    `batch_size` counts the examples of a micro-batch of all workers together: batches and steps do not depend on how
+    many workers share them.
+    """
+
+    def __init__(self, *, laps: Sequence[Lap], order: SeededOrder, batch_size: int, **options: Any) -> None:
+        self.laps, self.order, self.batch_size = laps, order, batch_size
         super().__init__(**options)
 
     def _sizes(self, epoch: int) -> tuple[int, int]:
         """Batches and optimizer steps of an epoch."""
-        examples, batch = self.order.lengths[epoch], self.args.per_device_train_batch_size
-        return math.ceil(examples / batch), epoch_steps(examples, batch, self.args.gradient_accumulation_steps)
+        examples, accumulation = self.order.lengths[epoch], self.args.gradient_accumulation_steps
+        return math.ceil(examples / self.batch_size), epoch_steps(examples, self.batch_size, accumulation)
 
     def set_initial_training_values(self, *arguments: Any) -> Any:
         _, *others = super().set_initial_training_values(*arguments)

@@ -1,6 +1,7 @@
 """The evaluation suite on a policy: per-prompt and per-pair rows, and their summary.
 
-Knows nothing of training: the same suite judges the untuned model, every trial, the finalists and a champion.
+Workers that share a run share its evaluations: prompts and pairs are dealt out, and every worker has all rows in the
+end. Knows nothing of training: the same suite judges the untuned model, every trial, the finalists and a champion.
 """
 
 import math
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from phasegpt import ranks
 from phasegpt.config import METRICS
 from phasegpt.encoding import pad, prompt_ids
 from phasegpt.forward import PairModel
@@ -79,7 +81,8 @@ def evaluate(model: PairModel, shared: SharedWork | None, suite: Suite, step: in
     """Run `suite` on the policy as it stands. Metrics of answers are means over prompts, of pairs means over pairs.
 
     Where answers are made, their guards against broken text come with them. Without shared work no pair is judged.
-    Raises OwnMetricError.
+    Pairs are dealt out to workers in the batches that one worker makes, so that their values do not depend on how many
+    there are; answers in other batches may differ where two tokens are all but equally likely. Raises OwnMetricError.
     """
     seconds: dict[str, float] = {}
     begun = time.monotonic()
@@ -91,8 +94,10 @@ def evaluate(model: PairModel, shared: SharedWork | None, suite: Suite, step: in
     begun = time.monotonic()
     summary = {**_means(pairs), **_means(answers)}
     if "perplexity" in suite.metrics and suite.prose.windows:
-        summary["perplexity"] = perplexity(model.policy, suite.prose)
+        summary["perplexity"] = ranks.by_first(lambda: perplexity(model.policy, suite.prose))
     seconds["perplexity"] = time.monotonic() - begun
+    if "inference_latency" in suite.metrics and suite.prompts:
+        summary["inference_latency"] = ranks.by_first(lambda: seconds_a_token(model.policy, suite))
     return Evaluation(step, steps, summary, tuple(answers), tuple(pairs), seconds)
 
 
@@ -101,22 +106,23 @@ def _judge_pairs(model: PairModel, shared: SharedWork | None, suite: Suite) -> l
         return []
     with_kl = "kl_divergence" in suite.metrics
     batch_size = max(1, suite.batch_size // 4)
-    return list(preference.pair_rows(model, shared, suite.pair_ids, suite.beta, batch_size, with_kl=with_kl))
+    mine = ranks.dealt(suite.pair_ids, batch_size)
+    rows = list(preference.pair_rows(model, shared, mine, suite.beta, batch_size, with_kl=with_kl))
+    return ranks.collected(rows, len(suite.pair_ids), batch_size)
 
 
 def _judge_answers(policy: Policy, suite: Suite) -> list[Row]:
     of_answers = [name for name in suite.metrics if name in DECLARED and DECLARED[name].of == "prompt"]
     if not (of_answers or suite.own):
         return []
-    answers = answer_prompts(
-        policy, [prompt.prompt for prompt in suite.prompts], suite.max_new_tokens, suite.batch_size
-    )
-    rows: list[Row] = [_row(suite, prompt, given) for prompt, given in zip(suite.prompts, answers, strict=True)]
+    mine = ranks.dealt(suite.prompts)
+    answers = answer_prompts(policy, [prompt.prompt for prompt in mine], suite.max_new_tokens, suite.batch_size)
+    rows: list[Row] = [_row(suite, prompt, given) for prompt, given in zip(mine, answers, strict=True)]
     if "kl_on_samples" in suite.metrics:
         batch_size = max(1, suite.batch_size // 4)
         found = sample_divergences(policy, [a.prompt_ids for a in answers], [a.ids for a in answers], batch_size)
         rows = [{**row, "kl_on_samples": value} for row, value in zip(rows, found, strict=True)]
-    return rows
+    return ranks.collected(rows, len(suite.prompts))
 
 
 def _row(suite: Suite, prompt: Prompt, given: Answer) -> Row:
@@ -131,6 +137,13 @@ def _row(suite: Suite, prompt: Prompt, given: Answer) -> Row:
         "ended": float(given.ended),
         **{metric.name: metric.score(prompt.id, prompt.prompt, given.text) for metric in suite.own},
     }
+
+
+def seconds_a_token(policy: Policy, suite: Suite) -> float:
+    """How long a user waits for each token of an answer: the first prompt of the suite, answered alone."""
+    begun = time.monotonic()
+    [given] = answer_prompts(policy, [suite.prompts[0].prompt], suite.max_new_tokens)
+    return (time.monotonic() - begun) / len(given.ids)
 
 
 def generate(policy: Policy, prompts: Sequence[str], max_new_tokens: int, batch_size: int = 16) -> list[str]:

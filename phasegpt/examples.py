@@ -22,8 +22,8 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """The tensors of these examples."""
+    def batch(self, numbers: Sequence[int], whole: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """The tensors of these examples, which are a worker's part of the micro-batch `whole`; None: all of it."""
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
         """What `model` says of a batch: what the objective takes."""
@@ -43,7 +43,7 @@ class PairExamples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+    def batch(self, numbers: Sequence[int], whole: Sequence[int] | None = None) -> dict[str, Tensor]:
         """B pairs: see `SharedWork.batch`."""
         return self.shared.batch([self.ids[number] for number in numbers], self.with_divergence)
 
@@ -67,23 +67,28 @@ class AnswerExamples:
     def __len__(self) -> int:
         return len(self.answers)
 
-    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """A answers: `SharedWork.answers`, `desirable` [A], and a packed row of M mismatched pairs, if any."""
+    def batch(self, numbers: Sequence[int], whole: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """A answers: `SharedWork.answers`, `desirable` [A], and a packed row of M mismatched pairs, if any.
+
+        Answers are turned within `whole`, however the workers share it; what is not in it has no mismatched pair.
+        """
         rows = [self.answers[number] for number in numbers]
         batch = self.shared.answers([row.id for row in rows], with_hidden=False)
         batch["desirable"] = torch.tensor([row.label for row in rows])
-        mismatched = list(self._mismatched(rows))
+        mismatched = list(self._mismatched(numbers, numbers if whole is None else whole))
         if mismatched:
             batch |= {MISMATCHED + name: value for name, value in pack(mismatched).items()}
         return batch
 
-    def _mismatched(self, rows: Sequence[UnpairedRow]) -> Iterator[Group]:
-        """Each prompt with the answer of the row before it, the first with that of the last row.
+    def _mismatched(self, numbers: Sequence[int], whole: Sequence[int]) -> Iterator[Group]:
+        """Each prompt with the answer of the row before it in `whole`, the first with that of the last row.
 
         So every answer of the batch is used once (arXiv 2402.01306; TRL's KTOTrainer turns the same way). Left out
         is an answer to the same prompt, which would be no mismatch. What exceeds the longest sequence is cut.
         """
-        for row, before in zip(rows, [*rows[-1:], *rows[:-1]], strict=True):
+        turned = dict(zip(whole, [*whole[-1:], *whole[:-1]], strict=True))
+        for number in filter(turned.__contains__, numbers):
+            row, before = self.answers[number], self.answers[turned[number]]
             if row.prompt != before.prompt:
                 prompt, _ = self.shared.sequence(row.id)
                 _, completion = self.shared.sequence(before.id)

@@ -149,16 +149,20 @@ def rewards(outputs: PairOutputs, beta: float) -> tuple[Tensor, Tensor]:
     return chosen.detach(), rejected.detach()
 
 
-def kl_baseline(mismatched_logratios: Tensor, mean: Callable[[Tensor], Tensor] = torch.mean) -> Tensor:
+def alone(values: Tensor) -> Tensor:
+    """The values of a run of one worker are those of all its workers."""
+    return values
+
+
+def kl_baseline(mismatched_logratios: Tensor, join: Callable[[Tensor], Tensor] = alone) -> Tensor:
     """z0 [], from which `kto_unpaired` counts gains and losses: arXiv 2402.01306, with equation 7.
 
     KL(π‖π_ref) as a batch lets estimate it: the mean of log π(y'|x) − log π_ref(y'|x) over the batch's mismatched
-    pairs [M], never below 0, without gradient; 0 where the batch has none. `mean` takes the mean: runs of several
-    workers pass one that reaches over all of them.
+    pairs [M], never below 0, without gradient; 0 where the batch has none. `join` makes one tensor of those of all
+    workers that share the batch, of which some may have no row.
     """
-    if not len(mismatched_logratios):
-        return mismatched_logratios.new_zeros(())
-    return mean(mismatched_logratios.detach()).clamp(min=0)
+    everyones = join(mismatched_logratios.detach())
+    return everyones.mean().clamp(min=0) if len(everyones) else everyones.new_zeros(())
 
 
 def kto_loss(
@@ -290,12 +294,12 @@ class TextSft(Constant):
 
 @dataclass(frozen=True)
 class Kto(Constant):
-    """`method: kto_unpaired`. beta: higher holds the policy nearer to the reference; `mean` as in `kl_baseline`."""
+    """`method: kto_unpaired`. beta: higher holds the policy nearer to the reference; `join` as in `kl_baseline`."""
 
     beta: float
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
-    mean: Callable[[Tensor], Tensor] = torch.mean
+    join: Callable[[Tensor], Tensor] = alone
     needs_divergence: bool = False
 
     def losses(self, outputs: AnswerOutputs) -> Tensor:
@@ -304,19 +308,20 @@ class Kto(Constant):
             outputs.policy_logps,
             outputs.reference_logps,
             outputs.desirable,
-            kl_baseline(outputs.mismatched_logratios, self.mean),
+            kl_baseline(outputs.mismatched_logratios, self.join),
             self.beta,
             desirable_weight=self.desirable_weight,
             undesirable_weight=self.undesirable_weight,
         )
 
     def logs(self, outputs: AnswerOutputs) -> Mapping[str, Tensor]:
-        """z0, the rewards of either label, and their margin where the batch has both."""
-        answer_rewards = self.beta * (outputs.policy_logps - outputs.reference_logps).detach()
-        desirable, undesirable = answer_rewards[outputs.desirable], answer_rewards[~outputs.desirable]
+        """z0, the rewards of either label, and their margin where the batch of all workers has both."""
+        answer_rewards = self.join(self.beta * (outputs.policy_logps - outputs.reference_logps).detach())
+        labels = self.join(outputs.desirable)
+        desirable, undesirable = answer_rewards[labels], answer_rewards[~labels]
         has_both = len(desirable) > 0 and len(undesirable) > 0
         return {
-            "kl_baseline": kl_baseline(outputs.mismatched_logratios, self.mean)[None],
+            "kl_baseline": kl_baseline(outputs.mismatched_logratios, self.join)[None],
             "rewards_desirable": desirable,
             "rewards_undesirable": undesirable,
             "rewards_margin": (desirable.mean() - undesirable.mean())[None] if has_both else answer_rewards[:0],

@@ -3,6 +3,7 @@
 The only place where parts learn what the config says; each of them takes plain arguments.
 """
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from phasegpt import ranks
 from phasegpt.adapters import PhaseSettings
 from phasegpt.answers import UNPAIRED_METHOD, Couples
 from phasegpt.base_model import ModelError
@@ -34,6 +36,8 @@ from phasegpt.runs import RunPaths
 from phasegpt.schedule import Course
 from phasegpt.shared_store import Progress, SharedStore
 from phasegpt.trainer import TrainerSettings
+
+DEEPSPEED_DEFAULT = "ds_config.json"
 
 
 class RunError(ValueError):
@@ -108,8 +112,9 @@ def set_up(
     )
     try:
         store = bench.store(paths.shared_work, config.shared_work.max_gb)
-        material = source.material(policy, store, on_progress, with_divergence=with_divergence)
-        suite = replace(suite, prose=suite.prose.share(store, policy))
+        with ranks.first_ahead():  # to make the shared work, which the others read
+            material = source.material(policy, store, on_progress, with_divergence=with_divergence)
+            suite = replace(suite, prose=suite.prose.share(store, policy))
         hashes = {
             **material.hashes,
             "base_model": base.fingerprint,
@@ -212,7 +217,7 @@ def objective_of(config: Config) -> Objective[Any]:
     if training.method == "lora":
         return TextSft() if is_text(training.preference_dataset) else Sft()
     if training.method == UNPAIRED_METHOD:
-        return Kto(training.beta, training.desirable_weight, training.undesirable_weight)
+        return Kto(training.beta, training.desirable_weight, training.undesirable_weight, ranks.joined)
     dpo = Dpo(training.beta, training.label_smoothing)
     if training.method == "dpo":
         return dpo
@@ -232,7 +237,7 @@ def trainer_settings(config: Config, device: str) -> TrainerSettings:
         learning_rate=training.learning_rate,
         num_epochs=training.num_epochs,
         max_steps=training.max_steps,
-        batch_size=training.batch_size,
+        batch_size=training.micro_batch,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         warmup_ratio=training.warmup_ratio,
         weight_decay=training.weight_decay,
@@ -247,4 +252,23 @@ def trainer_settings(config: Config, device: str) -> TrainerSettings:
         deterministic=config.experiment.deterministic,
         curriculum=training.curriculum_learning.active,
         phase_log_interval=config.logging.phase_log_interval if config.logging.track_phase_dynamics else None,
+        strategy=training.distributed.strategy,
+        deepspeed_config=deepspeed_config(config),
     )
+
+
+def deepspeed_config(config: Config) -> Path | None:
+    """DeepSpeed's file of a run under it: as named, or of that name in configs/. Raises RunError without one."""
+    training = config.training
+    if training.distributed.strategy != "deepspeed":
+        return None
+    name = training.deepspeed_config or DEEPSPEED_DEFAULT
+    places = (resolve(name), resolve(f"configs/{name}"))
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise RunError(f"training.deepspeed_config: expected a file, found none at {places[0]} or {places[1]}")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise RunError(
+            'training.distributed.strategy: deepspeed is not installed; pip install "phasegpt-tune[deepspeed]"'
+        )
+    return found

@@ -60,7 +60,10 @@ def run_paths(storage: Path, track: str, run: str, output_dir: str | None = None
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run found. `metrics` and rows are of the chosen checkpoint, at `step`; `curve` has all summaries."""
+    """What a run found. `metrics` and rows are of the chosen checkpoint, at `step`; `curve` has all summaries.
+
+    `seconds` and `clock` (a reading of `meters.py`) are the machine's, and differ where all else is equal.
+    """
 
     name: str
     metrics: Mapping[str, float]
@@ -79,11 +82,21 @@ class RunResult:
     versions: Mapping[str, str]
     data: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
+    clock: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "RunResult":
         """The result that a run wrote to `path`."""
         return cls(**read_json(path))
+
+    def clock_metrics(self) -> dict[str, float]:
+        """See the function of this name."""
+        return clock_metrics(self.clock)
+
+
+def clock_metrics(clock: Mapping[str, Any]) -> dict[str, float]:
+    """A reading of speed, memory and start-up as numbers with names; of the workers' memory the largest."""
+    return {f"clock/{name}": max(value) if isinstance(value, list) else value for name, value in clock.items()}
 
 
 def versions() -> dict[str, str]:

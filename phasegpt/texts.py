@@ -84,7 +84,7 @@ class TextExamples:
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+    def batch(self, numbers: Sequence[int], whole: Sequence[int] | None = None) -> dict[str, Tensor]:
         """A packed batch of S blocks."""
         blocks = [self.blocks[number] for number in numbers]
         if self.shared is not None:

@@ -1,7 +1,8 @@
 """fit: one config in, metrics, per-prompt rows and a checkpoint out. The function that everything above calls.
 
 Every stage of a run (Track C has two) goes the same way: split, shared work, policy on the warm base, train, evaluate
-after each checkpoint, keep the chosen one. Knows nothing of search, Ray or MLflow.
+after each checkpoint, keep the chosen one. Where several workers share a run each of them calls `fit` alike, and the
+first writes. Knows nothing of search, Ray or MLflow.
 """
 
 import logging
@@ -9,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from phasegpt import ranks
 from phasegpt.checkpoint_files import (
     ADAPTER,
     checkpoint_step,
@@ -30,6 +33,7 @@ from phasegpt.config_search import Search
 from phasegpt.evaluate import Evaluation, evaluate
 from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
 from phasegpt.logs import log_to
+from phasegpt.meters import Meter, scaling_metrics
 from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, versions
 from phasegpt.shared_store import Progress
@@ -61,25 +65,28 @@ def fit(
     workbench: Workbench | None = None,
     on_step: StepLog | None = None,
     on_progress: Progress | None = None,
+    launched: float | None = None,
 ) -> RunResult:
     """Run `config` to its end and write its checkpoints, log and results to `paths`; the result is what was written.
 
     `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk; it may
-    raise to end the run early. `half` says which evaluation prompts judge (search or final). A run that was cut
-    before goes on from its newest checkpoint, exactly; one that was finished is read back. Raises NonFiniteLossError,
-    ReferenceMismatchError, RunError, ModelError, PairsError.
+    raise to end the run early, on all workers if on one. `half` says which evaluation prompts judge (search or final).
+    `launched` is when the run was asked for (`time.time()`, None: now), from which its start-up counts. A run that was
+    cut before goes on from its newest checkpoint, exactly; one that was finished is read back. Raises
+    NonFiniteLossError, ReferenceMismatchError, RunError, ModelError, PairsError.
     """
     bench = workbench or Workbench()
     _claim(config, paths, half)
-    with log_to(paths.log):
+    with log_to(paths.log) if ranks.first() else nullcontext():
         *earlier, last = stages(config)
         for stage in earlier:
-            adapter = _earlier_stage(stage, paths, bench, on_step, on_progress)
+            adapter = _earlier_stage(stage, paths, bench, on_step, on_progress, launched)
+            launched = None  # it was this stage whose start-up it began
             last = last.model_copy(
                 update={"training": last.training.model_copy(update={"reference_model": str(adapter)})}
             )
         with set_up(last, paths, bench, half, on_progress) as run:
-            return _run(config, run, paths, half, on_evaluation, on_step)
+            return _run(config, run, paths, half, on_evaluation, on_step, Meter(launched))
 
 
 def _claim(config: Config, paths: RunPaths, half: str) -> None:
@@ -90,7 +97,8 @@ def _claim(config: Config, paths: RunPaths, half: str) -> None:
         raise RunError(
             f"{paths.checkpoints} holds another run, as its config.yaml and run.json say; give this one another name"
         )
-    write_json(file, own)
+    if ranks.first():
+        write_json(file, own)
 
 
 def measure(
@@ -108,13 +116,15 @@ def _run(
     half: str,
     on_evaluation: OnEvaluation | None,
     on_step: StepLog | None,
+    meter: Meter,
 ) -> RunResult:
     begun = time.monotonic()
     settings = trainer_settings(run.config, device_of(run.config))
-    write_resolved(config, paths.checkpoints / "config.yaml")
+    if ranks.first():
+        write_resolved(config, paths.checkpoints / "config.yaml")
     examples = run.material.examples
     total = total_steps(examples, settings)
-    record = _Record(run, paths, total, on_evaluation, on_step)
+    record = _Record(run, paths, total, on_evaluation, on_step, meter)
     log.info("%s: %d examples, %d steps, method %s", paths.name, len(examples), total, run.config.training.method)
     parameters = run.judged.policy.parameter_counts()
     log.info("%s: parameters %s", paths.name, ", ".join(f"{name} {count:,}" for name, count in parameters.items()))
@@ -126,9 +136,12 @@ def _run(
         output_dir=paths.checkpoints,
         on_log=record.step,
         after_save=record.after_save,
+        meter=meter,
     )
     chosen = record.chosen()
-    _publish(paths.checkpoints / f"checkpoint-{chosen.step}", paths.adapter)
+    clock = meter.read()
+    if ranks.first():
+        _publish(paths.checkpoints / f"checkpoint-{chosen.step}", paths.adapter)
     result = RunResult(
         name=paths.name,
         metrics=chosen.summary,
@@ -147,8 +160,11 @@ def _run(
         versions=versions(),
         data=run.material.sizes,
         parameters=parameters,
+        clock=clock,
     )
-    write_json(paths.results, asdict(result))
+    if ranks.first():
+        write_json(paths.results, asdict(result))
+    ranks.wait()
     log.info("%s: ended at step %d with %s", paths.name, steps, _short(result.metrics))
     return RunResult.read(paths.results)
 
@@ -157,14 +173,24 @@ class _Record:
     """What a run has evaluated so far: on disk as soon as it is made, and only of steps that a checkpoint reaches."""
 
     def __init__(
-        self, run: SetUp, paths: RunPaths, total: int, on_evaluation: OnEvaluation | None, on_step: StepLog | None
+        self,
+        run: SetUp,
+        paths: RunPaths,
+        total: int,
+        on_evaluation: OnEvaluation | None,
+        on_step: StepLog | None,
+        meter: Meter,
     ) -> None:
         self.run, self.paths, self.total, self.on_evaluation, self.on_step = run, paths, total, on_evaluation, on_step
+        self.meter = meter
         self.folder = paths.checkpoints / "evaluations"
-        newest = newest_checkpoint(paths.checkpoints)
+        self.evaluations = ranks.by_first(self._stored)
+
+    def _stored(self) -> list[Evaluation]:
+        newest = newest_checkpoint(self.paths.checkpoints)
         reached = checkpoint_step(newest) if newest else 0
         stored = [_read_evaluation(path) for path in sorted(self.folder.glob("step-*.json"))]
-        self.evaluations = [evaluation for evaluation in stored if evaluation.step <= reached]
+        return [evaluation for evaluation in stored if evaluation.step <= reached]
 
     def evaluation_seconds(self) -> float:
         """What all evaluations of the run took, those before a cut included."""
@@ -179,14 +205,20 @@ class _Record:
         if any(evaluation.step == step for evaluation in self.evaluations):
             return
         evaluation = _evaluated(self.run, step, self.total)
+        scaling = scaling_metrics(self.meter.read(), self.run.suite.metrics)
+        evaluation = replace(evaluation, summary={**evaluation.summary, **scaling})
         check_finite(evaluation)
-        write_json(self.folder / f"step-{step:08d}.json", asdict(evaluation))
         self.evaluations.append(evaluation)
+        if ranks.first():
+            self._keep(evaluation)
         log.info("%s: evaluation at step %d %s", self.paths.name, step, _short(evaluation.summary))
-        keep = self.paths.checkpoints / f"checkpoint-{self.chosen().step}"
-        prune_checkpoints(self.paths.checkpoints, [keep], self.run.config.evaluation.save_total_limit)
         if self.on_evaluation is not None:
             self.on_evaluation(evaluation, checkpoint)
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        write_json(self.folder / f"step-{evaluation.step:08d}.json", asdict(evaluation))
+        best = self.paths.checkpoints / f"checkpoint-{self.chosen().step}"
+        prune_checkpoints(self.paths.checkpoints, [best], self.run.config.evaluation.save_total_limit)
 
     def chosen(self) -> Evaluation:
         """The evaluation whose checkpoint is the run's result: the best where save_best_only, else the last."""
@@ -234,16 +266,22 @@ def _publish(checkpoint: Path, target: Path) -> None:
 
 
 def _earlier_stage(
-    config: Config, paths: RunPaths, bench: Workbench, on_step: StepLog | None, on_progress: Progress | None
+    config: Config,
+    paths: RunPaths,
+    bench: Workbench,
+    on_step: StepLog | None,
+    on_progress: Progress | None,
+    launched: float | None,
 ) -> Path:
     """The adapter of a stage that several trials share (Track C's phase_a): trained once for what it depends on."""
     content = (file_sha256(resolve(config.training.preference_dataset)), bench.base(config).fingerprint)
     own = stage_paths(config, paths, content)
     own.checkpoints.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{own.checkpoints}.lock"):
-        if not (own.adapter / "adapter_config.json").is_file():
+    # the first worker holds the lock for all of them, which come to `by_first` and wait for it there
+    with FileLock(f"{own.checkpoints}.lock") if ranks.first() else nullcontext():
+        if not ranks.by_first((own.adapter / "adapter_config.json").is_file):
             with set_up(config, own, bench, "search", on_progress) as run:
-                _run(config, run, own, "search", None, on_step)
+                _run(config, run, own, "search", None, on_step, Meter(launched))
     return own.adapter
 
 

@@ -6,9 +6,12 @@ import secrets
 SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # progress reports carry no objective
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # a stopped trial ends its step first; only then is its actor reused
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end, or the death, of a worker is seen
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are ours to write
     "RAY_AIR_NEW_OUTPUT": "0",  # its new output prints to the terminal even when silent
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more for each run; a node that goes is a worker that died
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine unasked
 }

@@ -5,9 +5,9 @@ Resume is replay (DESIGN decision 11): a new Tuner from the study, the results a
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -15,7 +15,9 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from phasegpt.config_io import project_root
-from tune.request import Request, RequestError
+from phasegpt.workers import Crew
+from tune.capacity import Ask, Node, Slots
+from tune.request import Request
 from tune.searcher import JobSearcher, StopNotingScheduler
 from tune.study import Study
 from tune.trial import run_job
@@ -24,51 +26,41 @@ from tune.watch import Watch
 log = logging.getLogger("phasegpt")
 
 
-@dataclass(frozen=True)
-class Slots:
-    """How many jobs run at once, and what each may use."""
-
-    count: int
-    cpus: float
-    gpus: float
-
-
-class ClusterError(RequestError):
-    """The cluster cannot run what was asked; the message names its real resources."""
+TRIAL_MEMORY = 64e6
+"""What a trial of several workers reserves itself, in bytes: no CPU, of which the smallest part would keep a group of
+as many workers as a node has CPUs waiting for ever, nor nothing at all, which Tune refuses."""
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[Mapping[str, float]]:
-    """Join the Ray cluster at `address`, or start one for this process alone; yields its resources.
+def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[Node]]:
+    """Join the Ray cluster at `address`, or start one for this process alone; yields what each of its nodes has.
 
-    What we start has no dashboard and ends with the block. `environment.prepare` comes before this module's import.
+    What we start ends with the block. It has a dashboard, on the loopback address, only where that is asked for: Ray
+    Train asks it whose placement groups can go after a crash. `environment.prepare` comes before this module's import.
     """
     if address is None:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address="local",
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     else:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield ray.cluster_resources()
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
 
 
-def slots(resources: Mapping[str, float], max_concurrent: int | None, gpus_per_trial: float | None) -> Slots:
-    """One slot a GPU, or on CPUs one for every two cores; `max_concurrent` caps it. The cores are shared out evenly."""
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    wanted_gpus = gpus_per_trial if gpus_per_trial is not None else (1.0 if gpus else 0.0)
-    if wanted_gpus > gpus or cpus < 1:
-        raise ClusterError(
-            f"a trial needs {wanted_gpus:g} GPU and 1 CPU, the cluster has {gpus:g} GPU and {cpus:g} CPU; "
-            f"add nodes or ask for less (--gpus-per-worker)"
-        )
-    fits = int(gpus // wanted_gpus) if wanted_gpus else max(1, int(cpus // 2))
-    count = min(fits, max_concurrent or fits, int(cpus))
-    return Slots(count, float(max(1, int(cpus // count))), wanted_gpus)
+def crew(slot: Slots, ask: Ask) -> Crew:
+    """The workers of one job."""
+    return Crew(ask.workers, slot.cpus, slot.gpus, ask.least, ask.accelerator_type, ask.placement)
 
 
-def make_searcher(request: Request, threads: float) -> JobSearcher:
-    """The searcher of a request: its study opened or replayed, its jobs in order."""
+def make_searcher(request: Request, workers: Crew) -> JobSearcher:
+    """The searcher of a request: its study opened or replayed, its jobs in order, each for such a crew."""
     places, config = request.places, request.config
     study = Study(
         places.name, places.folder / "study.journal", config.search, request.own_values(), config.experiment.seed
@@ -80,7 +72,7 @@ def make_searcher(request: Request, threads: float) -> JobSearcher:
         "name": request.name,
         "config": config.dump(),
         "objective": next(iter(config.search.objectives)),
-        "threads": threads,
+        "crew": asdict(workers),
     }
     return JobSearcher(study, config.search, spec, places.results, config.experiment.seed)
 
@@ -102,9 +94,17 @@ def make_scheduler(request: Request, searcher: JobSearcher) -> TrialScheduler:
     return StopNotingScheduler(asha, searcher)
 
 
-def run_jobs(request: Request, searcher: JobSearcher, watch: Watch, slot: Slots) -> bool:
+def trial_resources(workers: Crew) -> dict[str, float]:
+    """What a trial reserves: what it uses, or next to nothing where it has workers that reserve for themselves."""
+    if workers.count > 1:
+        return {"memory": TRIAL_MEMORY}
+    kind = {f"accelerator_type:{workers.accelerator_type}": 0.001} if workers.accelerator_type else {}
+    return {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {}), **kind}
+
+
+def run_jobs(request: Request, searcher: JobSearcher, watch: Watch, slot: Slots, workers: Crew) -> bool:
     """Put every job of the search through the cluster; False where the user interrupted it."""
-    resources = {"CPU": slot.cpus, **({"GPU": slot.gpus} if slot.gpus else {})}
+    resources = trial_resources(workers)
     tuner = tune.Tuner(
         tune.with_resources(run_job, resources),
         tune_config=tune.TuneConfig(

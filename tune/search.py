@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tune.capacity import Ask, add_options, chosen, shared_by, slots
+
 if TYPE_CHECKING:
     from tune.conclude import Conclusion
     from tune.console import Console
@@ -69,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-concurrent", type=int, metavar="N", help="how many at once (default: what the cluster holds)")
     p.add_argument("--sampler", choices=("tpe", "random", "grid", "nsga2"), help="how values are chosen")
     p.add_argument("--scheduler", choices=("asha", "none"), help="stop losing trials early, or never")
-    p.add_argument("--gpus-per-worker", type=float, metavar="X", help="GPUs of a trial; fractions share one")
+    p.add_argument("--workers-per-trial", type=int, metavar="N", help="workers that share a trial (default: one)")
+    add_options(p)
     p.add_argument("--seed", type=int, metavar="N", help="seed of data split, adapters and sampler")
     p.add_argument("--name", help="name of the search (default: track and time)")
     p.add_argument("--resume", metavar="NAME", help="go on with a search that was stopped")
@@ -90,7 +93,7 @@ def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
         value = getattr(options, name)
         if value is not None:
             found.append((key, value, f"--{name.replace('_', '-')}"))
-    return found
+    return [*found, *shared_by(options.workers_per_trial, "--workers-per-trial")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +123,7 @@ def _search(options: argparse.Namespace) -> int:
     from tune.wandb_sink import require_wandb
 
     request = _request(options)
+    Ask.of(request.config.training.distributed.workers, options)
     if request.config.logging.use_wandb:
         require_wandb()
     if options.plan:
@@ -237,17 +241,20 @@ def _with_tracker(
     from tune.conclude import conclude, final_results, summary, write_summary
     from tune.crown import crown
     from tune.lineage import search_tags
-    from tune.run import cluster, make_searcher, run_jobs, slots
+    from tune.run import cluster, crew, make_searcher, run_jobs
     from tune.watch import Watch
 
-    with cluster(options.address) as resources:
-        slot = slots(resources, request.config.search.max_concurrent, options.gpus_per_worker)
+    workers = request.config.training.distributed.workers
+    ask = Ask.of(workers, options)
+    with cluster(options.address, dashboard=workers > 1) as nodes:
+        slot = slots(nodes, ask, request.config.search.max_concurrent)
+        hands = crew(slot, ask)
         tags = search_tags(request)
         _track_begin(request, tracker, {**tags, "kind": "search"})
-        searcher = make_searcher(request, slot.cpus)
+        searcher = make_searcher(request, hands)
         watch = Watch(searcher, console, tracker, request.name, tags)
         with console:
-            whole = run_jobs(request, searcher, watch, slot)
+            whole = run_jobs(request, searcher, watch, slot, hands)
     if not whole:
         tracker.finish(request.name, "KILLED")
         return _interrupted(request, options)
@@ -284,10 +291,10 @@ def _interrupted(request: "Request", options: argparse.Namespace) -> int:
 def resume_arguments(request: "Request", options: argparse.Namespace) -> list[str]:
     """The options that go on with a search: its name, and where it was told to run and to write."""
     words = ["--track", request.track, "--resume", request.name]
-    for name in ("storage", "tracking_uri", "address", "gpus_per_worker"):
+    for name in ("storage", "tracking_uri", "address"):
         value = getattr(options, name)
         words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-    return words + (["--json"] if options.json else [])
+    return words + chosen(options) + (["--json"] if options.json else [])
 
 
 def _track_end(request: "Request", report: dict[str, Any], tracker: "Tracker", found: "Conclusion | None") -> None:

@@ -1,12 +1,14 @@
 """One job in a warm actor: config + sampled values -> fit. What runs on the cluster's machines.
 
 The base model stays in the process between jobs (reused actors); failures come back as a reason, not as a dead actor.
+A job of several workers starts them from the actor and passes on what they tell: to Tune and to the searcher it looks
+the same.
 """
 
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
     from phasegpt.config import Config
     from phasegpt.parts import Workbench
     from phasegpt.runs import RunPaths
+    from phasegpt.shared_store import Progress
+    from phasegpt.workers import Crew, Telling
 
 log = logging.getLogger("phasegpt")
 SECONDS_BETWEEN_REPORTS = 1.0
 _warm: dict[str, "Workbench"] = {}
+Tell = Callable[[dict[str, Any]], None]
 
 
 def run_job(config: Mapping[str, Any]) -> None:
@@ -32,30 +37,72 @@ def run_job(config: Mapping[str, Any]) -> None:
     """
     from ray import tune
 
+    from phasegpt.workers import Crew, WorkerError
+
     job, spec = from_config(config)
+    crew = Crew(**spec["crew"])
     begun = time.monotonic()
     try:
-        report = _run(job, spec)
+        report = _run(job, spec, crew) if crew.count == 1 else _run_on_workers(job, spec, crew)
     except (ValueError, ArithmeticError, MemoryError, RuntimeError, OSError) as error:
         log.exception("%s failed", job.name)
-        report = {ERROR_KEY: f"{type(error).__name__}: {error}", "step": 0}
+        said = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+        report = {ERROR_KEY: said, "step": 0}
     tune.report({**report, FINISHED_KEY: ERROR_KEY not in report, "seconds": time.monotonic() - begun})
 
 
-def _run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _run(job: Job, spec: Mapping[str, Any], crew: "Crew") -> dict[str, Any]:
     import torch
+    from ray import tune
 
+    torch.set_num_threads(max(1, int(crew.cpus)))
+    reporter = _Reporter(tune.report)
+    return _job(job, spec, _workbench(), tune.report, reporter.due, reporter.aside, time.time())
+
+
+def _run_on_workers(job: Job, spec: Mapping[str, Any], crew: "Crew") -> dict[str, Any]:
+    from ray import tune
+
+    from phasegpt.workers import run_on_workers
+
+    plain = {"job": asdict(job), "spec": {**spec, "crew": asdict(crew)}, "launched": time.time()}
+    folder = Path(spec["storage"]) / "experiments" / "v14" / f"track_{spec['track']}" / spec["name"] / "ray"
+    result: dict[str, Any] = run_on_workers(_on_worker, plain, crew, folder, tune.report)
+    return result
+
+
+def _on_worker(plain: Mapping[str, Any], telling: "Telling") -> dict[str, Any]:
+    """A worker's part of a job: what `_run` does, told through the mailbox."""
+    from phasegpt.parts import Workbench
+
+    job, spec = from_config(plain)
+    return _job(job, spec, Workbench(), telling.tell, telling.due, telling.aside, plain["launched"])
+
+
+def _job(
+    job: Job,
+    spec: Mapping[str, Any],
+    bench: "Workbench",
+    tell: Tell,
+    due: Callable[[], bool],
+    aside: Tell,
+    launched: float,
+) -> dict[str, Any]:
+    """Measure or fit; what to report at the end. `tell` reports now, `aside` now and then, and `due` says when."""
     from phasegpt.config_io import Tree
     from phasegpt.runs import run_paths
 
     os.environ["PHASEGPT_ROOT"] = spec["root"]
-    torch.set_num_threads(max(1, int(spec["threads"])))
     config = Tree(spec["name"], spec["config"], {}).with_values(job.values, origin=job.name).typed()
     paths = run_paths(Path(spec["storage"]), spec["track"], f"{spec['name']}/{job.name}")
-    bench = _workbench()
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        """Shared work that a job makes before its first step."""
+        aside({"step": 0, "doing": f"{what} {done}/{total}"})
+
     if job.kind == "baseline":
-        return _measure(config, paths, job, bench)
-    return _fit(config, paths, job, bench, spec)
+        return _measure(config, paths, job, bench, on_progress)
+    return _fit(config, paths, job, bench, spec["objective"], tell, due, on_progress, launched)
 
 
 def _workbench() -> "Workbench":
@@ -64,31 +111,42 @@ def _workbench() -> "Workbench":
     return _warm.setdefault("workbench", Workbench())
 
 
-def _measure(config: "Config", paths: "RunPaths", job: Job, bench: "Workbench") -> dict[str, Any]:
+def _measure(
+    config: "Config", paths: "RunPaths", job: Job, bench: "Workbench", on_progress: "Progress"
+) -> dict[str, Any]:
+    from phasegpt import ranks
     from phasegpt.files import write_json
     from phasegpt.metrics.text import scorer
     from phasegpt.train import measure
 
-    evaluation = measure(config, paths=paths, half=job.half, workbench=bench, on_progress=_Reporter().progress)
+    evaluation = measure(config, paths=paths, half=job.half, workbench=bench, on_progress=on_progress)
     found = {"metrics": evaluation.summary, "name": paths.name, "hashes": {"scorer": scorer()}}
-    write_json(paths.results, {**asdict(evaluation), **found})
+    if ranks.first():
+        write_json(paths.results, {**asdict(evaluation), **found})
     return _reported(evaluation.summary, 0, "")
 
 
-def _fit(config: "Config", paths: "RunPaths", job: Job, bench: "Workbench", spec: Mapping[str, Any]) -> dict[str, Any]:
-    from ray import tune
-
+def _fit(
+    config: "Config",
+    paths: "RunPaths",
+    job: Job,
+    bench: "Workbench",
+    objective: str,
+    tell: Tell,
+    due: Callable[[], bool],
+    on_progress: "Progress",
+    launched: float,
+) -> dict[str, Any]:
     from phasegpt.evaluate import Evaluation
     from phasegpt.train import fit
 
-    report = _Reporter()
-
     def on_step(step: int, values: Mapping[str, float]) -> None:
-        report.now_and_then({"step": step, "loss": values.get("loss", 0.0)})
+        if due():
+            tell({"step": step, "loss": values.get("loss", 0.0)})
 
     def on_evaluation(evaluation: Evaluation, _: Path) -> None:
         if evaluation.step < evaluation.steps:  # the last one is told by the end of the run, with its files on disk
-            tune.report(_reported(evaluation.summary, evaluation.step, spec["objective"]))
+            tell(_reported(evaluation.summary, evaluation.step, objective))
 
     result = fit(
         config,
@@ -97,27 +155,30 @@ def _fit(config: "Config", paths: "RunPaths", job: Job, bench: "Workbench", spec
         half=job.half,
         workbench=bench,
         on_step=on_step,
-        on_progress=report.progress,
+        on_progress=on_progress,
+        launched=launched,
     )
-    return _reported(result.metrics, result.steps, spec["objective"])
+    return _reported(result.metrics, result.steps, objective)
 
 
 class _Reporter:
     """Reports of progress to the driver, at most one a second: each costs a round trip."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
         self.last = time.monotonic()
 
-    def now_and_then(self, report: Mapping[str, Any]) -> None:
-        from ray import tune
+    def due(self) -> bool:
+        """Whether the last report is old enough; if so the next one is told now."""
+        if time.monotonic() - self.last < SECONDS_BETWEEN_REPORTS:
+            return False
+        self.last = time.monotonic()
+        return True
 
-        if time.monotonic() - self.last >= SECONDS_BETWEEN_REPORTS:
-            self.last = time.monotonic()
-            tune.report(dict(report))
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Shared work that a job makes before its first step."""
-        self.now_and_then({"step": 0, "doing": f"{what} {done}/{total}"})
+    def aside(self, report: dict[str, Any]) -> None:
+        """Report if it is due."""
+        if self.due():
+            self.tell(report)
 
 
 def _reported(metrics: Mapping[str, float], step: int, objective: str) -> dict[str, Any]:

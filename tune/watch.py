@@ -12,6 +12,7 @@ from ray.tune import Callback
 
 from phasegpt.config_io import Tree
 from phasegpt.files import read_json
+from phasegpt.runs import clock_metrics
 from tune.console import Console
 from tune.jobs import Job
 from tune.searcher import FINISHED_KEY, JobSearcher, metrics_of
@@ -92,6 +93,7 @@ class Watch(Callback):  # type: ignore[misc]
             if evaluation["step"] not in told:
                 self._log_curve(job, {n: v for n, v in evaluation.items() if n != "step"}, evaluation["step"])
         self.tracker.metrics(key, result["metrics"], int(result["step"]))
+        self.tracker.metrics(key, clock_metrics(result.get("clock", {})), int(result.get("steps", 0)))
         if result.get("answers"):
             self.tracker.table(key, result["answers"], "answers.json")
         self.tracker.file(key, path, "result")

@@ -19,7 +19,7 @@ COSTS: Mapping[Cost, str] = {
     "answers + reference": "the same answers, then one forward pass of the policy and one of the reference over them",
     "pairs": "one forward pass over the validation pairs for all metrics of this class; the reference's lies ready",
     "prose": "one forward pass over the neutral prose",
-    "clock": "a run of its own, timed",
+    "clock": "nothing more than the training of a run; for `inference_latency` one answer alone",
 }
 """What has to run for each class of cost."""
 

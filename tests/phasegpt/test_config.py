@@ -235,9 +235,6 @@ def test_an_objective_of_a_search_must_be_measured() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("training.deepspeed_config", "ds_config.json"),
-        ("training.distributed.enabled", True),
-        ("evaluation.metrics", ["spiral_score", "memory_usage"]),
         ("evaluation.baseline_checkpoint", "checkpoints/x"),
         ("search.scheduler", "halving"),
         ("search.pick", "knee"),
@@ -245,6 +242,27 @@ def test_an_objective_of_a_search_must_be_measured() -> None:
 )
 def test_what_is_not_built_yet_is_refused_and_never_ignored(key: str, value: Any) -> None:
     assert "not available yet" in refusals(**{key.replace(".", "__"): value})[key]
+
+
+def test_what_a_clock_reads_may_be_measured_and_judges_nothing() -> None:
+    metrics = ["spiral_score", "training_throughput", "memory_usage", "inference_latency"]
+    assert config(evaluation__metrics=metrics).evaluation.metrics == tuple(metrics)
+    best = refusals(evaluation__metrics=metrics, evaluation__metric_for_best_model="memory_usage")
+    assert "differs from machine to machine" in best["evaluation.metric_for_best_model"]
+    searched = refusals(
+        evaluation__metrics=metrics,
+        search__objectives={"training_throughput": "max"},
+        search__constraints={"memory_usage": "<= 2.0"},
+    )
+    assert {"search.objectives.training_throughput", "search.constraints.memory_usage"} <= searched.keys()
+
+
+def test_workers_multiply_the_batch_only_where_they_are_enabled() -> None:
+    laid = {"training__batch_size": 4, "training__distributed": {"num_gpus": 3}}
+    assert config(**laid).training.micro_batch == 4
+    laid["training__distributed"] = {"num_gpus": 3, "enabled": True}
+    assert config(**laid).training.micro_batch == 12
+    assert "strategy deepspeed alone" in refusals(training__deepspeed_config="x")["training.deepspeed_config"]
 
 
 def test_every_table_names_keys_of_the_schema() -> None:

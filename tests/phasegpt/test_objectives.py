@@ -214,16 +214,23 @@ def test_the_kl_baseline_is_the_mean_never_negative_and_carries_no_gradient() ->
     assert kl_baseline(torch.tensor([])).item() == 0.0
     tracked = torch.tensor([0.5, 1.5], requires_grad=True)
     assert not kl_baseline(tracked).requires_grad
-    assert kl_baseline(torch.tensor([0.5, 1.5]), mean=lambda values: values.sum()).item() == 2.0
+    assert kl_baseline(torch.tensor([]), join=lambda values: torch.tensor([0.5, 1.5])).item() == 1.0
 
 
-def test_a_mean_over_several_workers_can_take_the_place_of_the_batchs_own() -> None:
-    here, there = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 6.0])
-    over_both = Kto(0.5, mean=lambda values: torch.cat([values, there.to(values.dtype)]).mean())
-    outputs = answer_outputs([2.0], [True], here.tolist())
-    together = answer_outputs([2.0], [True], [*here.tolist(), *there.tolist()])
-    assert over_both.losses(outputs).tolist() == Kto(0.5).losses(together).tolist()
-    assert over_both.logs(outputs)["kl_baseline"].item() == 3.0
+def test_a_worker_logs_and_counts_from_what_all_workers_have() -> None:
+    """Here one desirable answer and two mismatched pairs, on the other worker an undesirable one and two more."""
+    there = {1: torch.tensor([-1.0]), 2: torch.tensor([3.0, 6.0])}
+
+    def join(values: torch.Tensor) -> torch.Tensor:
+        other = torch.tensor([False]) if values.dtype == torch.bool else there[len(values)].to(values.dtype)
+        return torch.cat([values, other])
+
+    here = answer_outputs([2.0], [True], [1.0, 2.0])
+    together = answer_outputs([2.0, -2.0], [True, False], [1.0, 2.0, 3.0, 6.0])
+    assert Kto(0.5, join=join).losses(here).tolist() == Kto(0.5).losses(together)[:1].tolist()
+    own, whole = Kto(0.5, join=join).logs(here), Kto(0.5).logs(together)
+    assert {name: value.tolist() for name, value in own.items()} == {n: v.tolist() for n, v in whole.items()}
+    assert own["kl_baseline"].tolist() == [3.0]
 
 
 @settings(max_examples=25, deadline=None)

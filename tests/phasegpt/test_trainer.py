@@ -18,6 +18,7 @@ from phasegpt.checkpoint_files import step_history
 from phasegpt.config_sections import CurriculumStage
 from phasegpt.examples import AnswerExamples, Examples, PairExamples
 from phasegpt.forward import AnswerModel, PairModel
+from phasegpt.meters import Meter
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base, trainable_state
 from phasegpt.objectives import Constant, Dpo, Kto, Objective, PairOutputs, PenalisedDpo, ScheduledDpo, Sft
 from phasegpt.pairs import Pair, read_pairs
@@ -240,6 +241,7 @@ def test_weight_decay_pulls_matrices_alone(base: Base, pairs: tuple[Pair, ...], 
         settings=SETTINGS,
         steps=1,
         output_dir=tmp_path,
+        meter=Meter(),
     )
     decayed = {name.rsplit(".", 1)[-1] for name in trainer.get_decay_parameter_names(policy.model)}
     assert {"phase_weight", "output_weight"} <= decayed
@@ -315,9 +317,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     batches: list[list[int]] = []
     original = PairExamples.batch
 
-    def noted(self: PairExamples, numbers: Sequence[int]) -> dict[str, Tensor]:
+    def noted(self: PairExamples, numbers: Sequence[int], whole: Sequence[int] | None = None) -> dict[str, Tensor]:
         batches.append(list(numbers))
-        return original(self, numbers)
+        return original(self, numbers, whole)
 
     monkeypatch.setattr(PairExamples, "batch", noted)
     return batches

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.tune.conftest import ToyRequest
-from tune.plan import Shape, as_json, as_text, make_plan
+from tune.duration import SharedParts, _training_flops
+from tune.plan import as_json, as_text, make_plan
+from tune.shapes import Shape
 
 
 def test_the_plan_of_the_toy_is_what_can_be_counted(toy_request: ToyRequest) -> None:
@@ -23,8 +25,8 @@ def test_the_plan_of_the_toy_is_what_can_be_counted(toy_request: ToyRequest) -> 
     assert plan.seconds is not None
     assert plan.seconds_per_fit is not None
     assert plan.seconds > 7 * plan.seconds_per_fit > 0
-    assert plan.memory_gb is not None
-    assert 1 < plan.memory_gb < 2
+    assert plan.memory is not None
+    assert 0.6e9 < plan.memory.process < plan.memory.total < 1.2e9
 
 
 def test_steps_go_by_epochs_where_no_number_is_given(toy_request: ToyRequest) -> None:
@@ -41,6 +43,14 @@ def test_the_steps_of_a_curriculum_are_those_of_its_stages(toy_request: ToyReque
     assert make_plan(toy_request(*sets, *climb)).steps == (2 * 2 + 3,)
 
 
+def test_workers_of_a_trial_take_larger_batches_and_fewer_steps(toy_request: ToyRequest) -> None:
+    """22 or 23 pairs in micro-batches of 2 x 4 are 3 batches."""
+    sets = ("training.max_steps=null", "training.num_epochs=2", "training.batch_size=4")
+    plan = make_plan(toy_request(*sets, "training.distributed={enabled: true, num_gpus: 2}"))
+    assert plan.steps == (6,)
+    assert "GB a worker (weights " in as_text(plan)
+
+
 def test_a_grid_is_counted_by_its_points_and_the_configs_own(toy_request: ToyRequest) -> None:
     grid = "search.parameters={training.beta: {grid: [0.05, 0.2]}, training.kto_lambda: {grid: [0.1, 0.5]}}"
     assert make_plan(toy_request("search.sampler=grid", grid)).trials == 5
@@ -54,8 +64,8 @@ def test_a_single_finalist_is_joined_by_the_configs_own_values(toy_request: ToyR
 
 def test_a_model_that_is_not_here_leaves_time_and_memory_open(toy_request: ToyRequest) -> None:
     plan = make_plan(toy_request("model.base_model=someone/not-here"))
-    assert (plan.shape, plan.seconds, plan.memory_gb) == (None, None, None)
-    assert as_text(plan).count("unknown until the base model is here") == 2
+    assert (plan.shape, plan.seconds, plan.memory) == (None, None, None)
+    assert as_text(plan).count("unknown until the base model is here") == 3
     assert as_json(plan)["seconds"] is None
 
 
@@ -99,3 +109,32 @@ def test_the_object_for_scripts_holds_the_same_numbers(toy_request: ToyRequest) 
 
 def test_a_shape_counts_a_tied_embedding_once() -> None:
     assert Shape(layers=2, hidden=8, vocabulary=100, layer_parameters=50).parameters == 2 * 50 + 100 * 8
+
+
+UPPER = "model.lora_config.layers_to_transform=upper_third"
+MEASURED = "evaluation.metrics=[spiral_score, perplexity, eval_loss, kl_divergence]"
+
+
+def test_the_plan_says_what_of_the_shared_work_runs_live_and_counts_its_time(toy_request: ToyRequest) -> None:
+    """27 pairs outside the held-out domain: 54 answers of the toy's 64 numbers a token, in float32."""
+    plans = [make_plan(toy_request(UPPER, MEASURED, f"shared_work.max_gb={gb}")) for gb in (20.0, 0.0)]
+    kept, live = (plan.shared for plan in plans)
+    assert kept is not None
+    assert live is not None
+    assert set(kept.kept) == {"hidden", "trunk"}
+    assert live.kept == ()
+    assert kept.wanted["trunk"] > kept.wanted["hidden"] > 54 * 5 * 64 * 4
+    assert "on disk, once for all trials" in as_text(plans[0])
+    assert "computed live in every step, over shared_work.max_gb" in as_text(plans[1])
+    assert as_json(plans[1])["shared_work"]["kept"] == ()
+
+
+def test_what_runs_live_costs_operations(toy_request: ToyRequest) -> None:
+    request = toy_request(UPPER, "training.method=kto", "training.kto_lambda=0.1", MEASURED)
+    shape = make_plan(request).shape
+    assert shape is not None
+    wanted = {"hidden": 1.0, "trunk": 1.0}
+    kept, live = SharedParts(wanted, ("hidden", "trunk")), SharedParts(wanted, ())
+    costs = [_training_flops(request.config, shape, shared, prompt=10, answer=20) for shared in (kept, live)]
+    layer, head = 50 * 2 * 36_864, 2 * 20 * 2 * shape.vocabulary * 64
+    assert costs == [(1 + 1) * layer + 4 * head, (4 + 4 + 1) * layer + 4 * head]

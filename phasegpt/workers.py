@@ -1,0 +1,323 @@
+"""`fit` on several workers under Ray Train: the same fit, the same metrics. The only file here that knows Ray.
+
+Whoever starts workers (the command line, a trial of a search) listens to them through a mailbox: what the first worker
+tells waits for an answer, go on or stop, which all workers follow together. So a run that is stopped early ends as one
+that is done does, with its processes and its placement group. Ray's own TuneReportCallback lets Tune kill the trial
+instead, and the group stays reserved until a cleaner has missed its owner.
+
+A worker that dies is restarted with the others, and the run goes on from its newest checkpoint. A worker that raises
+for a reason of its own ends the run: the next attempt would raise again.
+"""
+
+import asyncio
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from phasegpt import ranks
+from phasegpt.config import Config
+from phasegpt.config_io import project_root
+from phasegpt.evaluate import Evaluation
+from phasegpt.runs import RunPaths, RunResult
+from phasegpt.shared_store import Progress
+from phasegpt.train import OnEvaluation, fit
+from phasegpt.trainer import StepLog
+
+Report = dict[str, Any]
+"""What a worker tells: plain values."""
+
+RESTARTS = 3  # of workers that died; a crash more is no accident
+SECONDS_BETWEEN_REPORTS = 1.0
+SECONDS_TO_STOP = 100.0  # within the time that Tune gives a trial to end (tune/environment.py)
+PATIENCE = 12 * 3600  # of a collective: a worker may wait for another trial's supervised stage; Ray finds dead ones
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of one run, and what each of them reserves.
+
+    `least` workers are enough to begin or to go on with (None: all of them); the batch stays that of `count`.
+    `placement` is Ray's strategy for the nodes they run on.
+    """
+
+    count: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+    least: int | None = None
+    accelerator_type: str | None = None
+    placement: str = "PACK"
+
+    @property
+    def backend(self) -> str:
+        """Gradients go by nccl, or by gloo where there is no GPU or several workers share one, which nccl refuses."""
+        return "cpu:gloo,cuda:nccl" if self.gpus >= 1 else "gloo"
+
+    def scaling(self) -> ScalingConfig:
+        """The same as Ray says it."""
+        return ScalingConfig(
+            num_workers=self.count if self.least is None else (self.least, self.count),
+            use_gpu=self.gpus > 0,
+            resources_per_worker={"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})},
+            accelerator_type=self.accelerator_type,
+            placement_strategy=self.placement,
+        )
+
+
+class Stopped(Exception):  # noqa: N818 - an end that was asked for, no error
+    """The caller has told the workers to stop."""
+
+
+class WorkerError(RuntimeError):
+    """A worker that raised or died: its rank, what it said, and its traceback where it has one.
+
+    `final`: for a reason of its own, which another attempt would meet again.
+    """
+
+    def __init__(self, rank: int, said: str, trace: str = "", final: bool = False) -> None:
+        super().__init__(f"rank {rank}: {said}")
+        self.rank, self.said, self.trace, self.final = rank, said, trace, final
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rank, self.said, self.trace, self.final)
+
+
+class Mailbox:
+    """An actor between the first worker and the caller. Each thing told waits until the caller has answered it."""
+
+    def __init__(self) -> None:
+        self._told: asyncio.Queue[tuple[Report, asyncio.Future[bool]] | None] = asyncio.Queue()
+        self._open: list[asyncio.Future[bool]] = []
+        self._stopped = False
+
+    async def tell(self, report: Report) -> bool:
+        """Whether to go on."""
+        if self._stopped:
+            return False
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._open.append(answer)
+        await self._told.put((report, answer))
+        return await answer
+
+    async def take(self) -> Report | None:
+        """The next report; None at the end of the run."""
+        told = await self._told.get()
+        return None if told is None else told[0]
+
+    async def go_on(self) -> None:
+        """The answer to what was taken last."""
+        self._open.pop(0).set_result(True)
+
+    async def stop(self) -> None:
+        """The answer to all that was told and will be."""
+        self._stopped = True
+        for answer in self._open:
+            answer.set_result(False)
+        self._open.clear()
+
+    async def close(self) -> None:
+        """The run has ended."""
+        await self._told.put(None)
+
+
+class Telling:
+    """A worker's side of the mailbox. Every worker of a run calls it alike, and all of them follow the answer."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+        self._last = time.monotonic()
+        self._go_on = True
+
+    def tell(self, report: Report) -> None:
+        """Tell it now. Raises Stopped, on every worker, where the caller does not want the run to go on."""
+        if not ranks.by_first(lambda: self._go_on and self._send(report)):
+            raise Stopped
+
+    def due(self) -> bool:
+        """Whether the last report is old enough for another; the same on every worker."""
+        return ranks.by_first(self._is_due)
+
+    def aside(self, report: Report) -> None:
+        """Tell from the first worker alone, where the others are elsewhere, now and then; a stop waits for `tell`."""
+        if ranks.first() and self._go_on and self._is_due():
+            self._go_on = self._send(report)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._last >= SECONDS_BETWEEN_REPORTS
+
+    def _send(self, report: Report) -> bool:
+        self._last = time.monotonic()
+        return bool(ray.get(self.mailbox.tell.remote(report)))
+
+
+Work = Callable[[Mapping[str, Any], Telling], Report | None]
+"""What each worker does with plain values; what it returns on the first worker is the result."""
+
+
+def run_on_workers(
+    work: Work, plain: Mapping[str, Any], crew: Crew, folder: Path, listen: Callable[[Report], None]
+) -> Any:
+    """Run `work(plain, telling)` on each worker to its end; what the first one returns.
+
+    `listen` gets what the workers tell; where it raises the workers stop, and its error goes on. Ray writes to
+    `folder`. Ray must be running. Raises WorkerError.
+    """
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    trainer = _trainer(work, plain, crew, folder, mailbox)
+    outcome: dict[str, Any] = {}
+    # a thread of its own: this one must hear of the workers, and be free to be interrupted
+    thread = threading.Thread(target=_train, args=(trainer, outcome, mailbox), daemon=True)
+    thread.start()
+    try:
+        while (report := ray.get(mailbox.take.remote())) is not None:
+            listen(report)
+            ray.get(mailbox.go_on.remote())
+    except BaseException:  # Tune ends a trial by SystemExit
+        ray.get(mailbox.stop.remote())
+        thread.join(SECONDS_TO_STOP)
+        raise
+    thread.join()
+    if "error" in outcome:
+        raise worker_error(outcome["error"]) from outcome["error"]
+    return outcome.get("result")
+
+
+def _trainer(work: Work, plain: Mapping[str, Any], crew: Crew, folder: Path, mailbox: Any) -> TorchTrainer:
+    threads = max(1, int(crew.cpus))
+
+    def on_worker(values: dict[str, Any]) -> Report | None:
+        return _on_worker(work, values, mailbox, threads)
+
+    return TorchTrainer(
+        on_worker,
+        train_loop_config=dict(plain),
+        torch_config=TorchConfig(backend=crew.backend, timeout_s=PATIENCE),
+        scaling_config=crew.scaling(),
+        run_config=RunConfig(
+            name=f"workers-{os.getpid()}-{time.time_ns()}",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            callbacks=[EndAtOwnError()],
+        ),
+    )
+
+
+def _train(trainer: TorchTrainer, outcome: dict[str, Any], mailbox: Any) -> None:
+    try:
+        outcome["result"] = trainer.fit().return_value
+    except TrainingFailedError as error:
+        outcome["error"] = error
+    finally:
+        ray.get(mailbox.close.remote())
+
+
+def _on_worker(work: Work, plain: Mapping[str, Any], mailbox: Any, threads: int) -> Report | None:
+    """`work` in a worker's process; what it raises carries its rank and its traceback."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # accelerate takes all cores where nobody says it
+    torch.set_num_threads(threads)
+    try:
+        return work(plain, Telling(mailbox))
+    except Stopped:
+        return None
+    except Exception as error:  # noqa: BLE001 - becomes the message of the run
+        said = f"{type(error).__name__}: {error}"
+        raise WorkerError(ranks.rank(), said, traceback.format_exc(), not _may_be_anothers(error)) from None
+
+
+def _may_be_anothers(error: Exception) -> bool:
+    """Whether a worker raises this also where another one has died in the middle of a collective."""
+    return isinstance(error, (RuntimeError, ConnectionError)) and not isinstance(error, torch.OutOfMemoryError)
+
+
+class EndAtOwnError(UserCallback):  # type: ignore[misc]
+    """Ends a run at the first worker that raises for a reason of its own. Runs in Ray Train's controller."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """What is raised here Ray does not try again."""
+        for _, error in sorted(worker_exceptions.items()):
+            if isinstance(error, WorkerError) and error.final:
+                raise error
+
+
+def worker_error(error: TrainingFailedError) -> WorkerError:
+    """The one message of a run that failed: of a worker that died rather than of those that died of it."""
+    if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerError):
+        return error.controller_failure
+    if not isinstance(error, WorkerGroupError) or not error.worker_failures:
+        return WorkerError(0, str(error))
+    died = {rank: e for rank, e in error.worker_failures.items() if not isinstance(e, WorkerError)}
+    for rank, _ in sorted(died.items()):
+        return WorkerError(rank, f"the worker died {RESTARTS + 1} times, killed from outside or out of memory")
+    rank, raised = min(error.worker_failures.items(), key=lambda item: item[0])
+    return raised if isinstance(raised, WorkerError) else WorkerError(rank, str(raised))
+
+
+def fit_on_workers(
+    config: Config,
+    on_evaluation: OnEvaluation,
+    *,
+    paths: RunPaths,
+    crew: Crew,
+    on_step: StepLog,
+    on_progress: Progress,
+    half: str = "search",
+) -> RunResult:
+    """`fit` on the workers of a crew, told of in this process. Ray must be running. Raises WorkerError."""
+    plain = {
+        "root": str(project_root()),
+        "config": config.dump(),
+        "paths": {name: str(value) for name, value in asdict(paths).items()},
+        "half": half,
+        "launched": time.time(),
+    }
+
+    def listen(report: Report) -> None:
+        for step, values in report.get("steps", ()):
+            on_step(step, values)
+        if "evaluation" in report:
+            on_evaluation(Evaluation(**report["evaluation"]), Path(report["checkpoint"]))
+        if "progress" in report:
+            on_progress(*report["progress"])
+
+    run_on_workers(_fit, plain, crew, paths.log.with_suffix("") / "ray", listen)
+    return RunResult.read(paths.results)
+
+
+def _fit(plain: Mapping[str, Any], telling: Telling) -> None:
+    """A worker's part of `fit_on_workers`: steps are told about once a second, evaluations as they come."""
+    os.environ["PHASEGPT_ROOT"] = plain["root"]
+    steps: list[tuple[int, dict[str, float]]] = []
+
+    def send(**more: Any) -> None:
+        telling.tell({"steps": list(steps), **more})
+        steps.clear()
+
+    def on_step(step: int, values: Mapping[str, float]) -> None:
+        steps.append((step, dict(values)))
+        if telling.due():
+            send()
+
+    fit(
+        Config.model_validate(plain["config"]),
+        lambda evaluation, checkpoint: send(evaluation=asdict(evaluation), checkpoint=str(checkpoint)),
+        paths=paths_from(plain["paths"]),
+        half=plain["half"],
+        on_step=on_step,
+        on_progress=lambda *done: telling.aside({"progress": done}),
+        launched=plain["launched"],
+    )
+
+
+def paths_from(plain: Mapping[str, str]) -> RunPaths:
+    """The inverse of what `fit_on_workers` makes of paths."""
+    return RunPaths(**{name: value if name == "name" else Path(value) for name, value in plain.items()})  # type: ignore[arg-type]

@@ -1,0 +1,111 @@
+"""A search whose trials have two workers each, as a user types it: the same records, and nothing left reserved.
+
+Six trials in a row on two CPUs, of which ASHA stops three and one fails; then the finals and a run in two stages.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phasegpt.config_io import track_config
+from phasegpt.files import read_json
+from tests.ray_cluster import Cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+RATES = (1e-3, 3e-3, 1e-9, 2e-9, 3e-9, 1e30)
+"""Learning rates of the grid: the config's own, a better one, three that learn nothing, one that is too high."""
+GRID = (
+    f"search.parameters={{training.learning_rate: {{grid: {list(RATES)}}}}}",
+    "search.sampler=grid",
+    "search.scheduler=asha",
+    "search.finalists={count: 1, seeds: 1}",
+    "training.learning_rate=1e-3",
+    "evaluation.eval_interval=1",
+    "evaluation.metrics=[spiral_lexical, eval_loss, kl_divergence]",
+    "evaluation.metric_for_best_model=eval_loss",
+)
+
+
+def typed(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What `--json` printed, and where all of it lies."""
+
+    found: dict[str, Any]
+    folder: Path
+    groups_left: list[Any]
+
+
+@pytest.fixture(scope="module")
+def searched(ray_cluster: Cluster, toy_sets: list[str], tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    folder = tmp_path_factory.mktemp("search")
+    words = ["--track", "b", "--profile", "laptop", "--storage", str(folder), "--name", "pairs-of-workers", "--json"]
+    words += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db", "--address", ray_cluster.address]
+    words += [word for value in (*toy_sets, *GRID) for word in ("--set", value)]
+    done = typed("-m", "tune.search", *words, "--workers-per-trial", "2")
+    assert done.returncode == 0, done.stderr
+    return Searched(json.loads(done.stdout), folder, ray_cluster.groups_left())
+
+
+def test_six_trials_of_two_workers_in_a_row_end_as_what_they_were(searched: Searched) -> None:
+    trials = searched.found["trials"]
+    assert [trial["params"]["training.learning_rate"] for trial in trials] == list(RATES)
+    assert [trial["state"] for trial in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "PRUNED", "FAIL"]
+    assert [trial["why"] for trial in trials[2:5]] == ["stopped by the scheduler"] * 3
+    assert all(sorted(trial["curve"]) == ["1"] for trial in trials[2:5])
+    assert re.match(r"rank \d: NonFiniteLossError: .* nan", trials[5]["why"])
+    assert searched.found["winner"]["trial"] == "trial-001"
+
+
+def test_each_trial_ran_on_two_workers_with_the_batch_of_both(searched: Searched) -> None:
+    result = read_json(searched.folder / "results/v14/track_b/pairs-of-workers/trial-001.json")
+    assert len(result["clock"]["memory_gb"]) == 2
+    assert result["config"]["training"]["distributed"] == {"enabled": True, "strategy": "ddp", "num_gpus": 2}
+    assert result["clock"]["examples_per_second"] * result["clock"]["step_seconds"] == pytest.approx(4 * 2 * 2)
+
+
+def test_no_placement_group_is_left_after_stops_a_failure_and_the_end(searched: Searched) -> None:
+    assert searched.groups_left == []
+
+
+def test_track_c_runs_in_two_stages_on_two_workers(ray_cluster: Cluster, toy_sets: list[str], tmp_path: Path) -> None:
+    """Supervised, then DPO on its result, with activations computed twice, and a step of each told."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sets = [value for value in toy_sets if not value.startswith(("search.", "training.max_steps"))]
+    sets += ["training.phase_a.max_steps=2", "training.phase_b.max_steps=2"]
+    sets += ["model.use_gradient_checkpointing=true", "model.use_phase_attention=true", "model.phase_layer_idx=[1]"]
+    sets += ["evaluation.metrics=[spiral_lexical, eval_loss, training_throughput, memory_usage, inference_latency]"]
+    sets += ["evaluation.metric_for_best_model=eval_loss", "search.objectives={eval_loss: min}"]
+    sets += ["search.constraints={}", "search.parameters={}"]
+    words = ["--config", str(track_config("c")), "--profile", "laptop", "--name", "c", "--storage", str(tmp_path)]
+    words += [word for value in sets for word in ("--set", value)]
+    done = typed("train.py", *words, "--tracking-uri", uri, "--address", ray_cluster.address, "--num-workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "step 2  loss" in done.stderr
+    result = read_json(tmp_path / "results/v14/track_c/c.json")
+    assert result["hashes"]["reference_adapter"]
+    assert len(result["clock"]["memory_gb"]) == 2
+    assert result["training_log"][0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert {"training_throughput", "memory_usage", "inference_latency"} <= result["metrics"].keys()
+    [run] = MlflowClient(uri, uri).search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["clock/tokens_per_second"] == result["clock"]["tokens_per_second"]
+    assert run.data.metrics["train/loss"] == result["training_log"][-1]["loss"]
+    assert ray_cluster.groups_left() == []
