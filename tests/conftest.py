@@ -9,9 +9,11 @@ import pytest
 
 from tests.ray_cluster import ray_cluster  # noqa: F401 - a fixture
 from tests.toy import build_toy_model, toy_pairs, toy_prompts, write_jsonl
+from tune import environment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+environment.prepare(own_cluster=True)  # Ray reads it when it is first imported, which any test may do
 
 
 @pytest.fixture(scope="session")

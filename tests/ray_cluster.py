@@ -1,4 +1,4 @@
-"""One Ray for all tests of several workers: two CPUs, the dashboard that Ray Train asks, a token; it ends with them.
+"""One Ray for all tests of several workers: two CPUs, the dashboard that Ray Train asks, the token of conftest.py.
 
 Searches and runs of other processes join it by its address; the token goes with the environment.
 """
@@ -36,11 +36,8 @@ class Cluster:
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """See the module."""
-    from tune import environment
-
     modules = tmp_path_factory.mktemp("modules")
     before = dict(os.environ)
-    environment.prepare(own_cluster=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(modules), os.environ.get("PYTHONPATH", "")]))
     os.environ |= {"RAY_worker_niceness": "0"}  # Ray's workers yield to every other process by themselves
     import ray
