@@ -1,27 +1,19 @@
 """Packed batches: each token's output and gradient are those of its own sequence alone."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from phasegpt.adapters import PhaseSettings
 from phasegpt.base_model import ModelError
 from phasegpt.encoding import Group
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base
 from phasegpt.packing import Packing, check_packable, pack, packed_arguments, packed_attention
+from tests.phasegpt.decoders import FAMILIES, SIZES, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread", "exact_norms")
 
@@ -29,15 +21,6 @@ GROUPS: list[Group] = [
     ((1, 2, 3), (4, 5), (6, 7, 8, 9)),
     ((10,), (11, 12, 13)),
     ((14, 15), (16,), (17, 18, 19), (20, 21)),
-]
-SIZES: dict[str, Any] = {
-    "vocab_size": 32, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "attn_implementation": "sdpa",
-}  # fmt: skip
-MODELS = [
-    (LlamaForCausalLM, LlamaConfig(**SIZES)),
-    (Qwen2ForCausalLM, Qwen2Config(**SIZES)),
-    (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=6)),
 ]
 
 
@@ -74,11 +57,11 @@ def test_unpacked_rows_are_the_sequences_and_packing_again_gives_the_row() -> No
     assert torch.equal(packing.repack(rows), batch["input_ids"])
 
 
-@pytest.mark.parametrize(("kind", "config"), MODELS, ids=["Llama", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "gradient checkpointing"])
-def test_states_and_gradients_are_those_of_each_sequence_alone(kind: Any, config: Any, checkpointing: bool) -> None:
+def test_states_and_gradients_are_those_of_each_sequence_alone(family: str, checkpointing: bool) -> None:
     torch.manual_seed(0)
-    model = kind(copy.deepcopy(config)).double().train()
+    model: Any = tiny(family).train()
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     packed, packing = packed_states(model.model)
@@ -101,7 +84,7 @@ def predicting(decoder: Any, prompt: tuple[int, ...], completion: tuple[int, ...
 
 def test_no_token_sees_another_sequence() -> None:
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SIZES)).double().eval()
+    model: Any = tiny("llama")
     with torch.no_grad():
         before, packing = packed_states(model.model)
         changed = [(GROUPS[0][0], (31, 30), GROUPS[0][2]), *GROUPS[1:]]

@@ -30,27 +30,15 @@ from phasegpt.runs import RunResult, run_paths
 from phasegpt.shards import whole
 from phasegpt.shared_store import Lengths, SharedStore, prepare
 from phasegpt.train import fit, measure
-from phasegpt.trainer import TrainerSettings, train
+from phasegpt.trainer import train
+from tests.phasegpt.test_trainer import LORA, PHASE
+from tests.phasegpt.test_trainer import SETTINGS as LOOP
 from tests.phasegpt.workers import on_two
 from tests.toy import DOMAINS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LORA = LoraSettings(r=4, alpha=8, dropout=0.0, target_modules=("q_proj", "v_proj"))
-PHASE = PhaseSettings((1,), num_oscillators=8, coupling_strength=1.0, natural_freq=1.0, dt=0.1, n_sync_steps=3)
-SETTINGS = TrainerSettings(
-    learning_rate=1e-2,
-    num_epochs=10,
-    max_steps=4,
-    batch_size=8,
-    gradient_accumulation_steps=1,
-    warmup_ratio=0.0,
-    weight_decay=0.01,
-    max_grad_norm=1.0,
-    lr_scheduler="linear",
-    seed=1,
-    eval_interval=2,
-)
+SETTINGS = replace(LOOP, max_steps=4, batch_size=8)
 PAIRS = 9
 """Of nine pairs in batches of eight one is left over: the second worker has none of it."""
 
