@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,19 +146,31 @@ class SharedStore:
                 parts = _Entry(folder, policy, passages).complete(budget, on_progress, with_hidden=with_hidden)
                 self._opened[wanted] = SharedWork(folder, parts, {})
                 (folder / USED).touch()
-            self._make_room(keep=key)
+            self._make_room()
         return self._opened[wanted]
 
-    def _make_room(self, keep: str) -> None:
-        """Remove the entries that were not opened for longest until the rest fit; one under a lock is left alone."""
+    def _make_room(self) -> None:
+        """Remove the entries that were not opened for longest until the rest fit; not those that this process has open.
+
+        One under a lock is left alone too.
+        """
+        own = {key for key, _, _ in self._opened}
         entries = sorted((path for path in self.folder.iterdir() if path.is_dir()), key=_last_used)
-        sizes = {entry: sum(file.stat().st_size for file in entry.glob("*")) for entry in entries}
+        sizes = {entry: _bytes(entry) for entry in entries}
         for entry in entries:
             if sum(sizes.values()) <= self.max_gb * GB:
                 return
-            if entry.name != keep and _removed(entry):
+            if entry.name not in own and _removed(entry):
                 del sizes[entry]
                 log.info("shared work in %s was removed: shared_work.max_gb is %g", entry, self.max_gb)
+
+
+def _bytes(entry: Path) -> int:
+    total = 0
+    for file in entry.glob("*"):
+        with suppress(FileNotFoundError):  # another process may be filling or removing it
+            total += file.stat().st_size
+    return total
 
 
 def _last_used(entry: Path) -> float:
