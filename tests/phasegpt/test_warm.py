@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from phasegpt.config_io import load_config, track_config
 from phasegpt.models import load_base
 from phasegpt.parts import Workbench
 from phasegpt.runs import run_paths
 from phasegpt.train import fit
-from tests.phasegpt.test_train import config_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,15 +36,13 @@ def test_the_base_weights_are_read_where_the_file_is_mapped(toy_model_dir: Path)
 
 
 @pytest.mark.slow
-def test_a_hundred_trials_leave_the_base_bit_equal_and_need_no_more_memory(
-    toy_overrides: list[str], tmp_path: Path
-) -> None:
+def test_a_hundred_trials_leave_the_base_bit_equal_and_need_no_more_memory(toy_sets: list[str], tmp_path: Path) -> None:
     bench = Workbench()
     grown: list[float] = []
     before: dict[str, torch.Tensor] = {}
     for trial in range(100):
         more = (f"experiment.seed={trial}", f"model.lora_config.r={4 + trial % 3}", "training.max_steps=1")
-        config = config_of(toy_overrides, *more)
+        config = load_config(track_config("b"), "laptop", [*toy_sets, *more])
         fit(config, paths=run_paths(tmp_path, "b", f"trial-{trial}"), workbench=bench)
         state = bench.base(config).model.state_dict()
         before = before or {name: value.clone() for name, value in state.items()}
