@@ -65,11 +65,6 @@ class SharedWork:
         return int(self.about["cut_tokens"])
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """The answers' ids, in the order of the file."""
-        return tuple(self._index)
-
-    @property
     def parts(self) -> frozenset[str]:
         """The large parts that are kept."""
         return frozenset(self._parts)
