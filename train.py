@@ -109,14 +109,14 @@ def _main(options: argparse.Namespace) -> int:
 
 def _with_reference(config: "Config", storage: Path, uri: str | None) -> "Config":
     """The config with a reference from the registry fetched and named by its version."""
-    from phasegpt.checkpoints import with_fetched_reference
+    from phasegpt.checkpoints import with_fetched_models
     from phasegpt.config_io import project_root
     from phasegpt.runs import references_of, shared_work_of
     from tune.delivery import tracking_uri
 
     work = references_of(shared_work_of(storage))
-    fetched = with_fetched_reference(config, work, tracking_uri(project_root(), uri))
-    if fetched is not config:
+    fetched = with_fetched_models(config, work, tracking_uri(project_root(), uri))
+    if fetched.training != config.training:
         print(f"training.reference_model is {fetched.training.reference_model}", file=sys.stderr)
     return fetched
 

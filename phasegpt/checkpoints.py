@@ -104,31 +104,50 @@ def fetch(address: str, work: Path, uri: str | None) -> Path:
         raise _no_such_model(address, error) from error
 
 
-def with_fetched_reference(config: Config, work: Path, uri: str | None = None) -> Config:
-    """A config whose `training.reference_model`, where the registry has it, is named by version and lies in `work`.
+REFERENCE, BASELINE = "training.reference_model", "evaluation.baseline_checkpoint"
 
-    Called once, where a run or a search begins: every trial then has the same reference though the alias may move, and
-    none asks the registry. Raises ModelError as `reference_folder` does.
+
+def with_fetched_models(config: Config, work: Path, uri: str | None = None) -> Config:
+    """A config whose reference and baseline, where the registry has them, are named by version and lie in `work`.
+
+    Called once, where a run or a search begins: every trial then has the same ones though an alias may move, and none
+    asks the registry. Raises ModelError as `adapter_folder` does.
     """
-    name = config.training.reference_model
+    training, evaluation = config.training, config.evaluation
+    reference = _fetched(REFERENCE, training.reference_model, work, config.model.base_model, uri)
+    baseline = _fetched(BASELINE, evaluation.baseline_checkpoint, work, config.model.base_model, uri)
+    return config.model_copy(
+        update={
+            "training": training.model_copy(update={"reference_model": reference}),
+            "evaluation": evaluation.model_copy(update={"baseline_checkpoint": baseline}),
+        }
+    )
+
+
+def _fetched(key: str, name: str | None, work: Path, base_model: str, uri: str | None) -> str | None:
+    """A name of the registry by version, once its adapter lies in `work`; another one as it is."""
     if not name or not is_registered(name):
-        return config
-    version = pinned(name, uri)
-    reference_folder(version, work, config.model.base_model, uri)
-    return config.model_copy(update={"training": config.training.model_copy(update={"reference_model": version})})
+        return name
+    try:
+        version = pinned(name, uri)
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}") from error
+    adapter_folder(key, version, work, base_model, uri)
+    return version
 
 
-def reference_folder(name: str, work: Path, base_model: str, uri: str | None = None) -> Path:
-    """The adapter folder that `training.reference_model` names, checked to be one of `base_model`.
+def adapter_folder(key: str, name: str, work: Path, base_model: str, uri: str | None = None) -> Path:
+    """The adapter folder that the config's `key` names, checked to be one of `base_model`.
 
-    A folder is taken as it is; a registry address is downloaded once to `work`, by version: `pinned` gives the version
-    for the record. Raises ModelError where there is no such model or folder, or where it is of another base model.
+    A folder is taken as it is, a run's folder for the adapter in it; a registry address is downloaded once to `work`,
+    by version: `pinned` gives the version for the record. Raises ModelError where there is no such model or folder, or
+    where it is of another base model.
     """
     try:
-        folder = _cached(pinned(name, uri), work, uri) if is_registered(name) else resolve(name)
+        folder = _cached(pinned(name, uri), work, uri) if is_registered(name) else _adapter_folder(resolve(name))
         check_adapter(folder, base_model)
     except ModelError as error:
-        raise ModelError(f"training.reference_model: {error}") from error
+        raise ModelError(f"{key}: {error}") from error
     return folder
 
 

@@ -5,14 +5,15 @@ wrong type, an unknown key or a combination that cannot run is an error; nothing
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from phasegpt.config_errors import found_text, nearest
+from phasegpt.config_errors import nearest
 from phasegpt.config_search import Search
 from phasegpt.config_sections import Data, Evaluation, Experiment, Logging, Model, SharedWork, Stage, Training
 from phasegpt.config_types import Part, Problems
@@ -45,9 +46,6 @@ class Config(Part):
         return self.model_dump(mode="json")
 
     def problems(self) -> Problems:
-        for key, asked_for in NOT_YET.items():
-            if asked := asked_for(value_at(self, key)):
-                yield tuple(key.split(".")), f"{found_text(asked)} is not available yet; remove it or use the default"
         known = self.data.domains
         for domain in self.evaluation.held_out_domains:
             if domain not in known:
@@ -90,8 +88,39 @@ class Config(Part):
                 yield ("search", "parameters", key), "a search cannot vary its own settings; remove it"
             elif key not in KEYS:
                 yield ("search", "parameters", key), f"no such key{nearest(key, KEYS)}"
-            elif reason := unused(self, key):
+            elif reason := self._idle_parameter(key):
                 yield ("search", "parameters", key), reason
+
+    def _idle_parameter(self, key: str) -> str | None:
+        """Why a searched `key` would change nothing, always or beside some values of a searched switch; or None."""
+        reasons = [(values, _unused(variant, key)) for values, variant in _variants(self, self._condition(key))]
+        idle, used = [v for v, reason in reasons if reason], [v for v, reason in reasons if not reason]
+        if not used:
+            return reasons[0][1]
+        if not idle:
+            return None
+        wanted = {switch: list(dict.fromkeys(values[switch] for values in used)) for switch in used[0]}
+        return f"changes nothing in some of the trials; say when it counts, as in when: {json.dumps(wanted)}"
+
+    def _condition(self, key: str) -> Mapping[str, Sequence[Any]]:
+        return self.search.parameters[key].when
+
+
+def _variants(config: Config, when: Mapping[str, Sequence[Any]]) -> list[tuple[dict[str, Any], Config]]:
+    """The config under every combination of its searched switches, those that `when` names at these values alone."""
+    parameters = config.search.parameters
+    switches = {s: when.get(s, parameters[s].values) for s in SWITCHES if s in parameters}
+    combinations = [dict(zip(switches, values, strict=True)) for values in itertools.product(*switches.values())]
+    return [(values, _with(config, values)) for values in combinations]
+
+
+def _with(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with section.key values in place, unchecked."""
+    for key, value in values.items():
+        section, name = key.split(".")
+        part = getattr(config, section).model_copy(update={name: value})
+        config = config.model_copy(update={section: part})
+    return config
 
 
 def unknown_metric(name: str) -> str | None:
@@ -113,13 +142,6 @@ def _leaves(part: type[Part], prefix: str = "") -> Iterator[tuple[str, FieldInfo
 KEYS: dict[str, FieldInfo] = dict(_leaves(Config))
 """Every key path of the schema that holds a value, with pydantic's description of it."""
 
-NOT_YET: dict[str, Callable[[Any], Any]] = {
-    "evaluation.baseline_checkpoint": lambda path: path,
-    "search.scheduler": lambda name: name == "halving" and name,
-    "search.pick": lambda name: name != "lexicographic" and name,
-}
-"""Keys whose part is still to be built, each with what of its value asks for that part; asking is an error."""
-
 USED_BY: dict[str, tuple[str, ...]] = {
     "training.kto_lambda": ("kto",),
     "training.kto_config.kl_temperature": ("kto",),
@@ -136,6 +158,9 @@ USED_BY: dict[str, tuple[str, ...]] = {
 """Keys that only some methods read."""
 
 BRANCH_SWITCH = "model.use_phase_attention"
+SWITCHES = ("training.method", BRANCH_SWITCH)
+"""Keys whose value decides whether others count."""
+
 OF_THE_BRANCH = (
     "model.phase_layer_idx",
     "model.num_oscillators",
@@ -165,9 +190,14 @@ def value_at(config: Config, key: str) -> Any:
 
 
 def unused(config: Config, key: str) -> str | None:
-    """Why a value at `key` would change nothing in this config, or None if it would."""
+    """Why a value at `key` would change nothing in this config or in any trial of its search, or None if it would."""
+    reasons = [_unused(variant, key) for _, variant in _variants(config, {})]
+    return _unused(config, key) if all(reasons) else None
+
+
+def _unused(config: Config, key: str) -> str | None:
     method, phases = config.training.method, (config.training.phase_a, config.training.phase_b)
-    if key in OF_THE_BRANCH and not (config.model.use_phase_attention or BRANCH_SWITCH in config.search.parameters):
+    if key in OF_THE_BRANCH and not config.model.use_phase_attention:
         return f"unused while {BRANCH_SWITCH} is false; set that to true"
     if key == "logging.phase_log_interval" and not config.logging.track_phase_dynamics:
         return "unused while logging.track_phase_dynamics is false; set that to true"

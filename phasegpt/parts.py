@@ -17,7 +17,7 @@ from phasegpt.adapters import PhaseSettings
 from phasegpt.answers import UNPAIRED_METHOD, Couples
 from phasegpt.base_model import ModelError
 from phasegpt.bundled import BundledModelError, ensure_bundled
-from phasegpt.checkpoints import reference_folder
+from phasegpt.checkpoints import REFERENCE, adapter_folder
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import is_registered, is_text
@@ -141,7 +141,7 @@ def _reference_adapter(config: Config, paths: RunPaths) -> Path | None:
     name = config.training.reference_model
     if not name or (config.training.method == "dpo" and not is_registered(name) and not resolve(name).is_dir()):
         return None
-    return reference_folder(name, paths.references, config.model.base_model)
+    return adapter_folder(REFERENCE, name, paths.references, config.model.base_model)
 
 
 def _lora(config: Config) -> LoraSettings:

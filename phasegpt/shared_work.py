@@ -59,6 +59,12 @@ class SharedWork:
         twin.couples = couples
         return twin
 
+    def without_trunk(self) -> "SharedWork":
+        """The same work for a policy that may differ in the lowest layers too."""
+        twin = copy.copy(self)
+        twin._parts = {part: mapped for part, mapped in self._parts.items() if part != TRUNK}
+        return twin
+
     @property
     def cut_tokens(self) -> int:
         """How many tokens truncation took from all answers together."""

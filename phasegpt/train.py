@@ -27,16 +27,21 @@ from phasegpt.checkpoint_files import (
     prune_checkpoints,
     step_history,
 )
+from phasegpt.checkpoints import BASELINE, adapter_folder
 from phasegpt.config import Config, config_hash, stages
 from phasegpt.config_io import resolve, write_resolved
 from phasegpt.config_search import Search
 from phasegpt.evaluate import Evaluation, evaluate
 from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
+from phasegpt.forward import PairModel
 from phasegpt.logs import log_to
 from phasegpt.meters import Meter, scaling_metrics
-from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
+from phasegpt.models import load_policy
+from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, suite_of, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, versions
+from phasegpt.shared_parts import HIDDEN
 from phasegpt.shared_store import Progress
+from phasegpt.shared_work import SharedWork
 from phasegpt.texts import block_rows
 from phasegpt.trainer import NonFiniteLossError, StepLog, total_steps, train
 
@@ -56,12 +61,21 @@ NOT_OF_A_STAGE = frozenset(
 )
 
 
+class Paused(Exception):  # noqa: N818 - it is no error: the run did what it was asked for
+    """A run came to the evaluation that it was asked for, and goes on from there when it is asked again."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        super().__init__(f"paused at step {evaluation.step}")
+        self.evaluation = evaluation
+
+
 def fit(
     config: Config,
     on_evaluation: OnEvaluation | None = None,
     *,
     paths: RunPaths,
     half: str = "search",
+    until: int | None = None,
     workbench: Workbench | None = None,
     on_step: StepLog | None = None,
     on_progress: Progress | None = None,
@@ -71,6 +85,7 @@ def fit(
 
     `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk; it may
     raise to end the run early, on all workers if on one. `half` says which evaluation prompts judge (search or final).
+    With `until` the run pauses at its first evaluation at or after that step, unless it is its last, and raises Paused.
     `launched` is when the run was asked for (`time.time()`, None: now), from which its start-up counts. A run that was
     cut before goes on from its newest checkpoint, exactly; one that was finished is read back. Raises
     NonFiniteLossError, ReferenceMismatchError, RunError, ModelError, PairsError.
@@ -86,7 +101,7 @@ def fit(
                 update={"training": last.training.model_copy(update={"reference_model": str(adapter)})}
             )
         with set_up(last, paths, bench, half, on_progress) as run:
-            return _run(config, run, paths, half, on_evaluation, on_step, Meter(launched))
+            return _run(config, run, paths, half, on_evaluation, on_step, Meter(launched), until)
 
 
 def _claim(config: Config, paths: RunPaths, half: str) -> None:
@@ -104,9 +119,42 @@ def _claim(config: Config, paths: RunPaths, half: str) -> None:
 def measure(
     config: Config, *, paths: RunPaths, half: str, workbench: Workbench, on_progress: Progress | None = None
 ) -> Evaluation:
-    """The reference itself (nothing trained) on the suite of `config`: the baseline of every gain."""
-    with set_up(stages(config)[-1], paths, workbench, half, on_progress) as run:
-        return _evaluated(run)
+    """The baseline of every gain on the suite of `config`: the reference itself, or evaluation.baseline_checkpoint.
+
+    Either way KL and rewards are those against the search's reference. Raises ModelError, RunError.
+    """
+    last = stages(config)[-1]
+    with set_up(last, paths, workbench, half, on_progress) as run:
+        if config.evaluation.baseline_checkpoint is None:
+            return _evaluated(run)
+        shared, couples = run.material.shared, run.suite.pair_ids
+    return _of_checkpoint(last, paths, workbench, half, shared, couples)
+
+
+def _of_checkpoint(
+    config: Config,
+    paths: RunPaths,
+    bench: Workbench,
+    half: str,
+    shared: SharedWork | None,
+    pair_ids: Sequence[str],
+) -> Evaluation:
+    """The suite on the adapter that evaluation.baseline_checkpoint names, with the reference's shared work."""
+    base = bench.base(config)
+    suite = suite_of(config, base, dict.fromkeys(pair_ids, ("", "")), half)
+    if shared is not None:
+        shared = shared.without_trunk()  # the checkpoint's adapter may lie on those layers
+        if config.training.reference_model and HIDDEN not in shared.parts and "kl_divergence" in suite.metrics:
+            raise RunError(
+                "evaluation.baseline_checkpoint: its KL needs the reference's states; raise shared_work.max_gb"
+            )
+    name = str(config.evaluation.baseline_checkpoint)
+    folder = adapter_folder(BASELINE, name, paths.references, config.model.base_model)
+    policy = load_policy(base, folder)
+    try:
+        return evaluate(PairModel(policy), shared, suite)
+    finally:
+        policy.detach()
 
 
 def _run(
@@ -117,6 +165,7 @@ def _run(
     on_evaluation: OnEvaluation | None,
     on_step: StepLog | None,
     meter: Meter,
+    until: int | None = None,
 ) -> RunResult:
     begun = time.monotonic()
     settings = trainer_settings(run.config, device_of(run.config))
@@ -124,7 +173,7 @@ def _run(
         write_resolved(config, paths.checkpoints / "config.yaml")
     examples = run.material.examples
     total = total_steps(examples, settings)
-    record = _Record(run, paths, total, on_evaluation, on_step, meter)
+    record = _Record(run, paths, total, on_evaluation, on_step, meter, until)
     log.info("%s: %d examples, %d steps, method %s", paths.name, len(examples), total, run.config.training.method)
     parameters = run.judged.policy.parameter_counts()
     log.info("%s: parameters %s", paths.name, ", ".join(f"{name} {count:,}" for name, count in parameters.items()))
@@ -180,9 +229,10 @@ class _Record:
         on_evaluation: OnEvaluation | None,
         on_step: StepLog | None,
         meter: Meter,
+        until: int | None,
     ) -> None:
         self.run, self.paths, self.total, self.on_evaluation, self.on_step = run, paths, total, on_evaluation, on_step
-        self.meter = meter
+        self.meter, self.until = meter, until
         self.folder = paths.checkpoints / "evaluations"
         self.evaluations = ranks.by_first(self._stored)
 
@@ -203,6 +253,7 @@ class _Record:
 
     def after_save(self, step: int, checkpoint: Path) -> None:
         if any(evaluation.step == step for evaluation in self.evaluations):
+            self._pause()
             return
         evaluation = _evaluated(self.run, step, self.total)
         scaling = scaling_metrics(self.meter.read(), self.run.suite.metrics)
@@ -212,8 +263,16 @@ class _Record:
         if ranks.first():
             self._keep(evaluation)
         log.info("%s: evaluation at step %d %s", self.paths.name, step, _short(evaluation.summary))
+        self._pause()
         if self.on_evaluation is not None:
             self.on_evaluation(evaluation, checkpoint)
+
+    def _pause(self) -> None:
+        """Raises Paused where the evaluation is there that the run was asked for, made now or before a cut."""
+        asked = range(self.total if self.until is None else self.until, self.total)
+        for evaluation in self.evaluations:
+            if evaluation.step in asked:
+                raise Paused(evaluation)
 
     def _keep(self, evaluation: Evaluation) -> None:
         write_json(self.folder / f"step-{evaluation.step:08d}.json", asdict(evaluation))

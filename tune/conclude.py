@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phasegpt.config_search import Search
 from phasegpt.files import write_json
-from tune.finalists import Candidate, Finalist, choose, judge, prompt_scores, verdict, winner
-from tune.jobs import baseline_job, final_job
+from tune.finalists import OWN, Candidate, Finalist, judge, prompt_scores, verdict, winner
+from tune.jobs import baseline_job, final_job, trial_name
+from tune.pareto import fronts, hypervolume, upward
 from tune.request import Request
 from tune.searcher import JobSearcher
-from tune.study import CURVE, METRICS, ORIGIN, WHY
+from tune.study import CURVE, METRICS, NOTES, ORIGIN, SAMPLED, WHY
 
 log = logging.getLogger("phasegpt")
 
@@ -34,14 +36,13 @@ class Conclusion:
 
 def conclude(request: Request, searcher: JobSearcher) -> Conclusion | None:
     """Judge the finals; None where no trial or no final came to a result."""
-    candidates = searcher.candidates() if searcher.done(baseline_job("search")) else []
-    if not candidates or not searcher.done(baseline_job("final")):
+    chosen = searcher.chosen() if all(searcher.done(job) for job in searcher.baselines) else []
+    if not chosen:
         return None
     baseline = searcher.read(baseline_job("final").name)
-    chosen = choose(request.config.search, candidates)
     results = {c.number: final_results(request, searcher, c) for c in chosen}
     first = next(iter(request.config.search.objectives))
-    own = [prompt_scores(result, first) for result in results.get(0, ())]
+    own = [prompt_scores(result, first) for result in results.get(OWN, ())]
     finalists = [_judge(request, candidate, results[candidate.number], own, baseline) for candidate in chosen]
     judged = [finalist for finalist in finalists if finalist is not None]
     if not judged:
@@ -70,7 +71,7 @@ def _judge(
     if not results:
         return None
     seeds = [int(result["config"]["experiment"]["seed"]) for result in results]
-    others = own if own and candidate.number != 0 else None
+    others = own if own and candidate.number != OWN else None
     return judge(request.config.search, candidate, seeds, results, others, baseline)
 
 
@@ -79,37 +80,53 @@ def summary(
 ) -> dict[str, Any]:
     """The object that `--json` prints and `results/…/<name>.json` keeps (DESIGN section 4)."""
     trials = [_trial(trial, searcher) for trial in searcher.study.trials()]
-    own = next((trial for trial in trials if trial["id"] == "trial-000"), None)
+    own = next((trial for trial in trials if trial["id"] == trial_name(OWN)), None)
     baseline = searcher.read("baseline-search") if searcher.done(baseline_job("search")) else None
     best, first = conclusion.winner if conclusion else None, next(iter(request.config.search.objectives))
     return {
         "name": request.name,
         "track": request.track,
         "objectives": dict(request.config.search.objectives),
-        "winner": best and {"trial": f"trial-{best.number:03d}", "params": best.values, "metrics": best.metrics},
+        "winner": best and {"trial": trial_name(best.number), "params": best.values, "metrics": best.metrics},
         "verdict": conclusion.verdict if conclusion else "no trial came to a result",
         "defaults": own and {"metrics": own["metrics"]},
         "baseline": baseline and {"metrics": baseline["metrics"]},
         "baseline_final": conclusion and {"metrics": conclusion.baseline["metrics"]},
         "trials": trials,
+        "front": _front(request.config.search, searcher) if baseline else None,
         "finalists": [_finalist(f, first) for f in conclusion.finalists] if conclusion else [],
         "champion": champion,
     }
 
 
+def _front(search: Search, searcher: JobSearcher) -> dict[str, Any] | None:
+    """Of several objectives the trials that no other beats, and the volume they win over the baseline together."""
+    if len(search.objectives) == 1:
+        return None
+    kept = [c for c in searcher.candidates() if all(violation <= 0 for violation in c.violations.values())]
+    points = [upward(search.objectives, candidate.metrics) for candidate in kept]
+    first = [c for c, front in zip(kept, fronts(points), strict=True) if front == 0]
+    return {
+        "trials": [trial_name(candidate.number) for candidate in first],
+        "hypervolume": hypervolume(points, upward(search.objectives, searcher.baseline())),
+        "pick": search.pick,
+    }
+
+
 def _trial(trial: Any, searcher: JobSearcher) -> dict[str, Any]:
     attributes = trial.user_attrs
-    name = f"trial-{trial.number:03d}"
+    name = trial_name(trial.number)
     path = searcher.results / f"{name}.json"
     result = json.loads(path.read_text()) if path.is_file() else {}
     return {
         "id": name,
         "state": trial.state.name,
-        "origin": attributes.get(ORIGIN, "sampler"),
+        "origin": attributes.get(ORIGIN, SAMPLED),
         "params": searcher.study.values(trial),
         "metrics": attributes.get(METRICS, {}),
         "curve": attributes.get(CURVE, {}),
         "why": attributes.get(WHY, ""),
+        "notes": attributes.get(NOTES, []),
         "steps": result.get("steps", 0),
         "seconds": result.get("seconds", {}).get("total", 0.0),
     }
@@ -118,7 +135,7 @@ def _trial(trial: Any, searcher: JobSearcher) -> dict[str, Any]:
 def _finalist(finalist: Finalist, objective: str) -> dict[str, Any]:
     interval = finalist.interval
     return {
-        "trial": f"trial-{finalist.number:03d}",
+        "trial": trial_name(finalist.number),
         "params": finalist.values,
         "seeds": list(finalist.seeds),
         "metrics": finalist.metrics,

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 
 SHORT = {"training.kto_lambda": "λ", "training.beta": "β", "training.learning_rate": "lr", "experiment.seed": "seed"}
-SHOWN_STATES = {"running": "yellow", "complete": "green", "pruned": "magenta", "failed": "red", "waiting": "dim"}
+SHOWN_STATES = {"running": "yellow", "complete": "green", "paused": "cyan", "pruned": "magenta", "failed": "red"}
+ENDED = ("complete", "pruned", "failed", "interrupted")
 LAST_ROWS = 20
 
 
@@ -30,7 +31,12 @@ class Line:
     note: str = ""
     doing: str = ""
     begun: float = field(default_factory=time.monotonic)
+    before: float = 0.0
     seconds: float = 0.0
+
+    def stop_clock(self) -> None:
+        """Note how long it ran, with the parts before a pause."""
+        self.seconds = self.before + time.monotonic() - self.begun
 
 
 def short_name(key: str) -> str:
@@ -70,8 +76,9 @@ class Console:
             self._rich.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def start(self, name: str, values: Mapping[str, Any]) -> None:
-        """A job begins, or begins again."""
-        self.lines[name] = Line(name, values)
+        """A job begins, or goes on after a pause."""
+        earlier = self.lines.pop(name, None)
+        self.lines[name] = Line(name, values, before=earlier.seconds if earlier else 0.0)
         self._event(self.lines[name])
 
     def update(self, name: str, step: int, metrics: Mapping[str, float], doing: str = "") -> None:
@@ -79,12 +86,14 @@ class Console:
         line = self.lines[name]
         line.step, line.doing = step, doing
         line.metrics.update(metrics)
-        line.seconds = time.monotonic() - line.begun
+        line.stop_clock()
 
     def end(self, name: str, state: str, note: str = "") -> None:
-        """A job ended as complete, pruned, failed or interrupted, perhaps before it began."""
-        line = self.lines.setdefault(name, Line(name, {}))
-        line.state, line.note, line.seconds = state, note, time.monotonic() - line.begun
+        """A job ended as complete, pruned, failed or interrupted, or paused; perhaps before it began."""
+        line = self.lines.setdefault(name, Line(name, {}, state=state))
+        if line.state == "running":
+            line.stop_clock()
+        line.state, line.note = state, note
         self._event(line)
 
     def best(self) -> Line | None:
@@ -96,7 +105,7 @@ class Console:
 
     def time_left(self) -> str:
         """By the mean time of the jobs so far; nothing before the first has ended."""
-        ended = sum(line.state not in ("running", "waiting") for line in self.lines.values())
+        ended = sum(line.state in ENDED for line in self.lines.values())
         if not ended:
             return "estimating"
         seconds = (time.monotonic() - self.begun) / ended * max(0, self.total - ended)
@@ -106,7 +115,7 @@ class Console:
         """The live picture: the last jobs, best so far, time left."""
         keys = list(dict.fromkeys(key for line in self.lines.values() for key in line.values))
         best = self.best()
-        ended = sum(line.state not in ("running", "waiting") for line in self.lines.values())
+        ended = sum(line.state in ENDED for line in self.lines.values())
         caption = f"{ended} of {self.total} done, {self.time_left()} left"
         if best is not None:
             scores = " ".join(f"{n} {number(best.metrics[n])}" for n in self.objectives if n in best.metrics)

@@ -5,14 +5,18 @@ Pure functions of results; the first objective decides, constraints must hold (D
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from phasegpt.config_search import Search
 from phasegpt.metrics.declared import Direction
 from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, mean_interval, paired_gain
+from tune.pareto import preference, upward
 from tune.space import Values
+
+OWN = 0
+"""The trial with the config's own values."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,46 @@ def violations(search: Search, metrics: Mapping[str, float], baseline: Mapping[s
     }
 
 
-def rank(search: Search, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates from best to worst: feasible before infeasible, then by the objectives in their order."""
-
-    def key(candidate: Candidate) -> tuple[float, ...]:
-        broken = sum(max(0.0, violation) for violation in candidate.violations.values())
-        signed = [(-1 if d == "max" else 1) * candidate.metrics[n] for n, d in search.objectives.items()]
-        return (broken, *signed, candidate.number)
-
-    return sorted(candidates, key=key)
+Ranked = TypeVar("Ranked", bound="Scored")
 
 
-def choose(search: Search, candidates: Sequence[Candidate], own: int = 0) -> list[Candidate]:
-    """The `finalists.count` that go to the finals: the best, and always the config's own values (trial `own`)."""
+class Scored(Protocol):
+    """What can be ranked: a candidate, or a finalist."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+    @property
+    def violations(self) -> Mapping[str, float]: ...
+
+
+def rank(search: Search, scored: Sequence[Ranked]) -> list[Ranked]:
+    """From best to worst: those that keep every constraint by `search.pick`, then the others from the least broken.
+
+    Ties go to the earlier trial.
+    """
+    kept = [one for one in scored if _broken(one) == 0]
+    points = [upward(search.objectives, one.metrics) for one in kept]
+    preferred = preference(points, search.pick, [search.weights.get(name, 1.0) for name in search.objectives])
+    order = sorted(range(len(kept)), key=lambda i: (preferred[i], kept[i].number))
+    rest = [one for one in scored if _broken(one) > 0]
+    rest.sort(key=lambda one: (_broken(one), *(-x for x in upward(search.objectives, one.metrics)), one.number))
+    return [*(kept[i] for i in order), *rest]
+
+
+def _broken(one: Scored) -> float:
+    return sum(max(0.0, violation) for violation in one.violations.values())
+
+
+def choose(search: Search, candidates: Sequence[Candidate], own: Candidate | None = None) -> list[Candidate]:
+    """The `finalists.count` that go to the finals: the best, and always the config's own values, whatever came of them.
+
+    `own` stands for those values where the trial with them came to no result.
+    """
     ranked = rank(search, candidates)
+    mine = next((c for c in ranked if c.number == OWN), own)
     chosen = ranked[: search.finalists.count]
-    mine = next((c for c in ranked if c.number == own), None)
     if mine is not None and mine not in chosen:
         chosen = [*chosen[: max(1, search.finalists.count - 1)], mine]
     return chosen
@@ -130,13 +158,11 @@ def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def winner(search: Search, finalists: Sequence[Finalist]) -> Finalist:
-    """The finalist to crown: feasible before infeasible, then the best mean of the first objective in the finals."""
-    objective, direction = next(iter(search.objectives.items()))
-    sign = 1.0 if direction == "max" else -1.0
-    return max(finalists, key=lambda f: (f.feasible, sign * f.metrics[objective], -f.number))
+    """The finalist to crown: the first by `rank`, on the means of the finals."""
+    return rank(search, finalists)[0]
 
 
-def verdict(finalist: Finalist, own: int = 0) -> str:
+def verdict(finalist: Finalist, own: int = OWN) -> str:
     """One sentence on whether the winner beats the config's own values."""
     if finalist.number == own:
         return "the config's own values won: no other setting was better"

@@ -4,36 +4,44 @@ Knows nothing of Ray, Optuna or MLflow.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tune.space import Values
 
 JobKind = Literal["baseline", "trial", "final"]
-Half = Literal["search", "final"]
 FINAL_SEED_STEP = 1000  # finals train and split under seeds that no trial used
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fit, or for a baseline one measurement: `values` laid on the search's config, judged on one `half`."""
+    """One fit, or for a baseline one measurement: `values` laid on the search's config, judged on one `half`.
+
+    With `until` a trial goes as far as its evaluation at that step and pauses there.
+    """
 
     kind: JobKind
     number: int
     name: str
     values: Values
-    half: Half
+    half: str
     origin: str = ""
+    until: int | None = None
 
 
-def trial_job(number: int, values: Values, origin: str) -> Job:
+def trial_name(number: int) -> str:
+    """What a trial is called in files and runs."""
+    return f"trial-{number:03d}"
+
+
+def trial_job(number: int, values: Values, origin: str, until: int | None = None) -> Job:
     """A trial of the search, judged on the search half."""
-    return Job("trial", number, f"trial-{number:03d}", values, "search", origin)
+    return Job("trial", number, trial_name(number), values, "search", origin, until)
 
 
-def baseline_job(half: Half) -> Job:
-    """The reference on one half of the prompts."""
-    return Job("baseline", 0, f"baseline-{half}", {}, half, "untuned model")
+def baseline_job(half: str, checkpoint: str | None = None) -> Job:
+    """What gains are measured from on one half of the prompts: the untuned model, or a checkpoint."""
+    return Job("baseline", 0, f"baseline-{half}", {}, half, checkpoint or "untuned model")
 
 
 def final_job(trial: int, values: Values, replicate: int, base_seed: int) -> Job:
@@ -45,17 +53,7 @@ def final_job(trial: int, values: Values, replicate: int, base_seed: int) -> Job
 
 def as_config(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The dictionary that Ray hands to the trainable."""
-    return {
-        "job": {
-            "kind": job.kind,
-            "number": job.number,
-            "name": job.name,
-            "values": dict(job.values),
-            "half": job.half,
-            "origin": job.origin,
-        },
-        "spec": dict(spec),
-    }
+    return {"job": asdict(job), "spec": dict(spec)}
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[Job, Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.delivery import Delivery, RefusedError, hopeless, without_credentials
-from tune.spool import LEAVE, Event, Progress, append, mend, set_aside, take_lock, unfinished
+from tune.spool import LEAVE, Event, Progress, append, mend, set_aside, take_lock, told_metrics, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 class Outbox:
-    """What waits for MLflow. `left` holds the keys of runs that earlier writers of the spool began and did not end.
+    """What waits for MLflow. `left` holds the keys of runs that earlier writers of the spool began and did not end,
+    `told` the metrics that they said of those.
 
     Raises TrackingError when made on a damaged spool or one in use; nothing later. While it is open, MLflow's own HTTP
     retries are off: they could create a run twice, and the thread retries anyway.
@@ -42,7 +43,7 @@ class Outbox:
             self._lock.release()
             raise
         self._pending = deque(events[self._progress.sent :])
-        self.left = unfinished(events)
+        self.left, self.told = unfinished(events), told_metrics(events)
         self._changed = threading.Condition()
         self._hurry_until, self._closing, self._away = 0.0, False, False
         self._alone_until = 0

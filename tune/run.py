@@ -12,13 +12,17 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from phasegpt.config import Config
 from phasegpt.config_io import project_root
 from phasegpt.workers import Crew
 from tune.capacity import Ask, Node, Slots
 from tune.request import Request
-from tune.searcher import JobSearcher, StopNotingScheduler
+from tune.scheduler import StoppingScheduler
+from tune.searcher import JobSearcher
+from tune.steps import steps_of
+from tune.stopping import rungs
 from tune.study import Study
 from tune.trial import run_job
 from tune.watch import Watch
@@ -74,24 +78,27 @@ def make_searcher(request: Request, workers: Crew) -> JobSearcher:
         "objective": next(iter(config.search.objectives)),
         "crew": asdict(workers),
     }
-    return JobSearcher(study, config.search, spec, places.results, config.experiment.seed)
+    return JobSearcher(
+        study,
+        config.search,
+        spec,
+        places.results,
+        config.experiment.seed,
+        trial_rungs(config),
+        config.evaluation.baseline_checkpoint,
+    )
 
 
 def make_scheduler(request: Request, searcher: JobSearcher) -> TrialScheduler:
-    """ASHA over steps, or first come first served; either way its stops are noted."""
-    config = request.config
-    if config.search.scheduler != "asha":
-        return StopNotingScheduler(FIFOScheduler(), searcher)
-    longest = config.training.max_steps or 10_000
-    asha = ASHAScheduler(
-        time_attr="step",
-        metric=searcher.metric,
-        mode=searcher.mode,
-        grace_period=min(config.evaluation.eval_interval, longest),
-        max_t=longest,
-        reduction_factor=3,
-    )
-    return StopNotingScheduler(asha, searcher)
+    """Asynchronous halving, or first come first served: synchronous halving is the searcher's."""
+    if request.config.search.scheduler != "asha":
+        return FIFOScheduler()
+    return StoppingScheduler(searcher, trial_rungs(request.config))
+
+
+def trial_rungs(config: Config) -> tuple[int, ...]:
+    """The steps at which the trials of a search are compared, by the config's own length and rhythm."""
+    return rungs(steps_of(config)[-1], config.evaluation.eval_interval)
 
 
 def trial_resources(workers: Crew) -> dict[str, float]:

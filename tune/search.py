@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tune.console import Console
     from tune.request import Request
     from tune.tracking import Tracker
+    from tune.watch import Watch
 
 WON, BAD_INPUT, NO_RESULT, INTERRUPTED = 0, 2, 3, 130
 log = logging.getLogger("phasegpt")
@@ -70,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--trials", type=int, metavar="N", help="how many trials")
     p.add_argument("--max-concurrent", type=int, metavar="N", help="how many at once (default: what the cluster holds)")
     p.add_argument("--sampler", choices=("tpe", "random", "grid", "nsga2"), help="how values are chosen")
-    p.add_argument("--scheduler", choices=("asha", "none"), help="stop losing trials early, or never")
+    p.add_argument("--scheduler", choices=("asha", "halving", "none"), help="stop losing trials early, or never")
     p.add_argument("--workers-per-trial", type=int, metavar="N", help="workers that share a trial (default: one)")
     add_options(p)
     p.add_argument("--seed", type=int, metavar="N", help="seed of data split, adapters and sampler")
@@ -129,24 +130,25 @@ def _search(options: argparse.Namespace) -> int:
     if options.plan:
         return _print_plan(request, options.json)
     resolve_base(request.config.model.base_model, project_root())
-    return _run(_with_reference(request, options.tracking_uri), options)
+    return _run(_with_fetched(request, options.tracking_uri), options)
 
 
-def _with_reference(request: "Request", uri: str | None) -> "Request":
-    """The request with a reference from the registry fetched and named by its version, and a line that says so."""
-    from phasegpt.config_sections import is_registered
-
-    if not is_registered(request.config.training.reference_model or ""):
-        return request
-    from phasegpt.checkpoints import with_fetched_reference
+def _with_fetched(request: "Request", uri: str | None) -> "Request":
+    """The request with models from the registry fetched and named by version, and a line that says so of each."""
+    from phasegpt.checkpoints import BASELINE, REFERENCE, with_fetched_models
+    from phasegpt.config import value_at
     from phasegpt.config_io import project_root
+    from phasegpt.config_sections import is_registered
     from phasegpt.runs import references_of, shared_work_of
     from tune.delivery import tracking_uri
 
+    named = [key for key in (REFERENCE, BASELINE) if is_registered(value_at(request.config, key) or "")]
+    if not named:
+        return request
     work = references_of(shared_work_of(request.places.storage))
-    config = with_fetched_reference(request.config, work, tracking_uri(project_root(), uri))
-    said = f"training.reference_model is {config.training.reference_model}"
-    return replace(request, config=config, warnings=(*request.warnings, said))
+    config = with_fetched_models(request.config, work, tracking_uri(project_root(), uri))
+    said = (f"{key} is {value_at(config, key)}" for key in named)
+    return replace(request, config=config, warnings=(*request.warnings, *said))
 
 
 def _request(options: argparse.Namespace) -> "Request":
@@ -250,9 +252,9 @@ def _with_tracker(
         slot = slots(nodes, ask, request.config.search.max_concurrent)
         hands = crew(slot, ask)
         tags = search_tags(request)
-        _track_begin(request, tracker, {**tags, "kind": "search"})
         searcher = make_searcher(request, hands)
         watch = Watch(searcher, console, tracker, request.name, tags)
+        _track_begin(request, tracker, {**tags, "kind": "search"}, watch)
         with console:
             whole = run_jobs(request, searcher, watch, slot, hands)
     if not whole:
@@ -270,10 +272,11 @@ def _with_tracker(
     return WON if found else NO_RESULT
 
 
-def _track_begin(request: "Request", tracker: "Tracker", tags: dict[str, str]) -> None:
+def _track_begin(request: "Request", tracker: "Tracker", tags: dict[str, str], watch: "Watch") -> None:
     from tune.lineage import search_params
 
     tracker.run(request.name, request.name, parent=None, tags=tags, params=search_params(request))
+    watch.settle()
     tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
     tracker.file(request.name, request.places.request, "config")
     tracker.file(request.name, request.places.data_checks, "data")

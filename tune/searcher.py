@@ -5,31 +5,47 @@ search pass through the same warm actors, so the finals cost no second start.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray.tune.schedulers import TrialScheduler
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from phasegpt.config_search import Search
 from phasegpt.files import read_json
-from tune.finalists import Candidate, choose, violations
+from phasegpt.pairs import HALVES
+from tune.cohorts import Cohorts
+from tune.finalists import OWN, Candidate, choose, violations
 from tune.jobs import Job, as_config, baseline_job, final_job, trial_job
-from tune.study import METRICS, Study
+from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
+from tune.study import METRICS, ORIGIN, SAMPLED, WHY, Study
 
 log = logging.getLogger("phasegpt")
-FINISHED_KEY, ERROR_KEY = "finished", "failure"
+ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class JobSearcher(Searcher):  # type: ignore[misc]
-    """Hands out jobs and records their ends. `results` is the folder where each job leaves `<name>.json`."""
+    """Hands out jobs and records their ends. `results` is the folder where each job leaves `<name>.json`.
 
-    def __init__(self, study: Study, search: Search, spec: Mapping[str, Any], results: Path, seed: int) -> None:
+    `rungs` are the steps at which cohorts are compared where the scheduler is `halving`. `on_pruned` hears of a trial
+    that lost while no job of it ran; it is None until somebody listens.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        search: Search,
+        spec: Mapping[str, Any],
+        results: Path,
+        seed: int,
+        rungs: Sequence[int] = (),
+        baseline_checkpoint: str | None = None,
+    ) -> None:
         first = next(iter(search.objectives))
         super().__init__(metric=first, mode=search.objectives[first])
         self.study, self.search, self.spec, self.results, self.seed = study, search, spec, results, seed
-        self.baselines = [baseline_job("search"), baseline_job("final")]
+        self.baselines = [baseline_job(half, baseline_checkpoint) for half in HALVES]
         self.jobs: dict[str, Job] = {}
         self.ended: dict[str, str] = {}
         self.why: dict[str, str] = {}
@@ -37,6 +53,14 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         self._finals: list[Job] | None = None
         self._stopped: set[str] = set()
         self._handed_out_all = False
+        self.on_pruned: Callable[[int, str], None] | None = None
+        halving = search.scheduler == "halving"
+        self._cohorts = Cohorts(study, search, rungs, self.baseline, self._pruned) if halving else None
+
+    def baseline(self) -> Mapping[str, float]:
+        """The baseline's metrics on the search half."""
+        metrics: Mapping[str, float] = self.read(self.baselines[0].name)["metrics"]
+        return metrics
 
     def done(self, job: Job) -> bool:
         """Whether a job's result is on disk, from this process or an earlier one."""
@@ -64,14 +88,24 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             return None  # constraints relative to the baseline need it first
         if not all(self.done(job) for job in self.baselines):
             return None  # one failed: nothing could be judged
-        asked = self.study.ask()
-        if asked is not None:
-            return trial_job(asked.number, asked.values, asked.origin)
-        if any(job.kind == "trial" for job in self._running()):
-            return None
+        trial = self._next_trial()
+        if trial is not None or any(job.kind == "trial" for job in self._running()):
+            return trial
         if self._finals is None:
             self._finals = [job for job in self.final_jobs() if not self.done(job)]
         return self._finals.pop(0) if self._finals else None
+
+    def _next_trial(self) -> Job | None:
+        if self._cohorts is not None:
+            step = self._cohorts.next([job.number for job in self._running() if job.kind == "trial"])
+            asked, until = (step.asked, step.until) if step is not None else (None, None)
+        else:
+            asked, until = self.study.ask(), None
+        return None if asked is None else trial_job(asked.number, asked.values, asked.origin, until)
+
+    def _pruned(self, number: int, why: str) -> None:
+        if self.on_pruned is not None:
+            self.on_pruned(number, why)
 
     def _running(self) -> list[Job]:
         return [job for trial_id, job in self.jobs.items() if trial_id not in self.ended]
@@ -82,8 +116,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def candidates(self) -> list[Candidate]:
         """The trials that came to a result."""
-        baseline = self.read("baseline-search")["metrics"]
-        found = []
+        found, baseline = [], self.baseline()
         for trial in self.study.trials():
             metrics = trial.user_attrs.get(METRICS)
             if metrics:
@@ -91,11 +124,30 @@ class JobSearcher(Searcher):  # type: ignore[misc]
                 found.append(Candidate(trial.number, values, metrics, violations(self.search, metrics, baseline)))
         return found
 
+    def own(self) -> Candidate:
+        """The config's own values, whatever their trial came to."""
+        return Candidate(OWN, self.study.values(self.study.trial(OWN)), {}, {})
+
+    def chosen(self) -> list[Candidate]:
+        """Who goes to the finals; nobody where no trial came to a result."""
+        candidates = self.candidates()
+        return choose(self.search, candidates, self.own()) if candidates else []
+
     def final_jobs(self) -> Sequence[Job]:
         """The finals: each finalist on each fresh seed."""
-        chosen = choose(self.search, self.candidates())
+        chosen = self.chosen()
         seeds = range(self.search.finalists.seeds)
         return [final_job(c.number, c.values, replicate, self.seed) for replicate in seeds for c in chosen]
+
+    def ended_before(self) -> list[tuple[Job, str, str]]:
+        """The jobs that came to an end before this process, each with how it ended and why."""
+        done = [(job, "complete", "") for job in self.baselines if self.done(job)]
+        for trial in self.study.trials():
+            if trial.state.is_finished():
+                job = trial_job(trial.number, self.study.values(trial), trial.user_attrs.get(ORIGIN, SAMPLED))
+                done.append((job, ENDS[trial.state], trial.user_attrs.get(WHY, "")))
+        whole = len(done) == len(self.baselines) + self.study.budget
+        return done + [(job, "complete", "") for job in (self.final_jobs() if whole else ()) if self.done(job)]
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """An evaluation before the end goes to the study."""
@@ -114,13 +166,16 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         """A job ended: tell the study which way."""
         job = self.jobs[trial_id]
         how, why = self._how(trial_id, result, error)
+        if job.kind == "trial" and result is not None and result.get(NOTE_KEY):
+            self.study.note(job.number, str(result[NOTE_KEY]))
         self.ended[trial_id], self.why[trial_id] = how, why
         if job.kind != "trial" or how == "interrupted":
             return
         if how == "complete" and result is not None:
             metrics = metrics_of(result)
-            baseline = self.read("baseline-search")["metrics"]
-            self.study.complete(job.number, metrics, violations(self.search, metrics, baseline))
+            self.study.complete(job.number, metrics, violations(self.search, metrics, self.baseline()))
+        elif how == "paused":
+            self._report(job, result or {})
         elif how == "pruned":
             self._report(job, result or {})  # Ray keeps the evaluation that led to a stop from `on_trial_result`
             self.study.prune(job.number, why)
@@ -132,6 +187,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             return "failed", str(result[ERROR_KEY])
         if result is not None and result.get(FINISHED_KEY):
             return "complete", ""
+        if result is not None and result.get(PAUSED_KEY):
+            return "paused", f"at step {result['step']}, for its cohort"
         if trial_id in self._stopped:
             return "pruned", "stopped by the scheduler"
         if not error:
@@ -149,68 +206,3 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""
-
-
-def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that a job reported as `metric/<name>`, without what Ray adds."""
-    prefix = "metric/"
-    return {k[len(prefix) :]: float(v) for k, v in result.items() if k.startswith(prefix)}
-
-
-class StopNotingScheduler(TrialScheduler):  # type: ignore[misc]
-    """A thin wrapper around a Ray scheduler that notes a STOP with the searcher before Ray acts on it.
-
-    Jobs other than trials, and reports without the metric, pass it by. A trial's own end wins: ASHA says STOP at max_t.
-    """
-
-    def __init__(self, inner: TrialScheduler, searcher: JobSearcher) -> None:
-        super().__init__()
-        self.inner, self.searcher = inner, searcher
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # see JobSearcher
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """The metric is the searcher's."""
-        return bool(self.inner.set_search_properties(metric, mode, **spec))
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Trials alone are scheduled."""
-        if self._scheduled(trial):
-            self.inner.on_trial_add(tune_controller, trial)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """See `on_trial_add`."""
-        if self._scheduled(trial):
-            self.inner.on_trial_error(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """The inner decision, noted if it is STOP."""
-        if not self._scheduled(trial) or result.get(FINISHED_KEY) or self.searcher.metric not in result:
-            return str(TrialScheduler.CONTINUE)
-        decision = str(self.inner.on_trial_result(tune_controller, trial, result))
-        if decision == TrialScheduler.STOP:
-            self.searcher.note_stop(trial.trial_id, int(result["step"]))
-        return decision
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """The last report of a finished trial counts for those that follow."""
-        if self._scheduled(trial) and self.searcher.metric in result:
-            self.inner.on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """See `on_trial_add`."""
-        if self._scheduled(trial):
-            self.inner.on_trial_remove(tune_controller, trial)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """First come, first served."""
-        return self.inner.choose_trial_to_run(tune_controller)
-
-    def debug_string(self) -> str:
-        """For Ray's own status lines."""
-        return str(self.inner.debug_string())
-
-    def _scheduled(self, trial: Any) -> bool:
-        job = self.searcher.jobs.get(trial.trial_id)
-        return job is not None and job.kind == "trial"

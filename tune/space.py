@@ -1,8 +1,13 @@
-"""The search space: ranges of a `search:` block as Optuna distributions, and the points a search begins with."""
+"""The search space: ranges of a `search:` block as Optuna distributions, and the points a search begins with.
+
+A parameter with single values beside its range takes two draws: first which of them or the range (`KEY?`), then, for
+the range, the value. A parameter with a condition is drawn where the condition holds, and is no part of the values
+elsewhere: the config's own then stays.
+"""
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna.distributions import (
@@ -12,9 +17,15 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from phasegpt.config_search import Distribution, Search
+from phasegpt.config_ranges import LISTED, Distribution
+from phasegpt.config_search import Search
 
 Values = dict[str, Any]
+Parameters = Mapping[str, Distribution]
+Draw = Callable[[str, BaseDistribution], Any]
+"""Draws the value of a name from a distribution."""
+
+RANGE, CHOICE = "range", "?"
 
 LITERATURE: tuple[tuple[str, Values], ...] = (
     ("TRL's DPO with adapters", {"training.beta": 0.1, "training.learning_rate": 1e-5}),
@@ -24,6 +35,51 @@ LITERATURE: tuple[tuple[str, Values], ...] = (
 """Published settings of DPO, by where they come from; a search begins with those that lie inside its ranges."""
 
 
+def draw(parameters: Parameters, own: Values, ask: Draw) -> Values:
+    """One point of the space, as a config holds it; `own` are the config's values of all parameters."""
+    values: Values = {}
+    for key in _in_order(parameters):
+        distribution = parameters[key]
+        if not _holds(distribution, values):
+            continue
+        if distribution.also:
+            taken = ask(key + CHOICE, CategoricalDistribution((RANGE, *map(as_optuna, distribution.singles()))))
+            if taken != RANGE:
+                values[key] = from_optuna(taken, distribution, own[key])
+                continue
+        values[key] = from_optuna(ask(key, to_optuna(distribution, own[key])), distribution, own[key])
+    return values
+
+
+def _in_order(parameters: Parameters) -> list[str]:
+    """Keys with those that others depend on first."""
+    return sorted(parameters, key=lambda key: bool(parameters[key].when))
+
+
+def _holds(distribution: Distribution, values: Values) -> bool:
+    """Whether a parameter counts beside the values of its switches."""
+    return all(as_optuna(values[key]) in map(as_optuna, allowed) for key, allowed in distribution.when.items())
+
+
+def active(parameters: Parameters, values: Values) -> Values:
+    """Of a value for every parameter those that count, in the parameters' order."""
+    counting = [key for key in _in_order(parameters) if _holds(parameters[key], values)]
+    return {key: values[key] for key in parameters if key in counting}
+
+
+def as_params(parameters: Parameters, values: Values) -> Values:
+    """A point by the names and in the form that `draw` asks for."""
+    params: Values = {}
+    for key, value in values.items():
+        if parameters[key].also:
+            beside = value in parameters[key].singles()
+            params[key + CHOICE] = as_optuna(value) if beside else RANGE
+            if beside:
+                continue
+        params[key] = as_optuna(value)
+    return params
+
+
 def to_optuna(distribution: Distribution, own: Any) -> BaseDistribution:
     """The Optuna distribution of a range; both edges can be drawn.
 
@@ -31,7 +87,7 @@ def to_optuna(distribution: Distribution, own: Any) -> BaseDistribution:
     cannot grow for one trial alone.
     """
     kind, values = distribution.kind, distribution.values
-    if kind in ("choice", "grid"):
+    if kind in LISTED:
         choices, first = tuple(map(as_optuna, values)), as_optuna(own)
         return CategoricalDistribution(choices if first in choices else (*choices, first))
     if kind == "randint":
@@ -51,15 +107,22 @@ def from_optuna(value: Any, distribution: Distribution, own: Any) -> Any:
     """The inverse of `as_optuna` for a value of this range or the config's `own`: a text that stands for one of their
     lists is that list.
     """
-    lists = {as_optuna(listed): listed for listed in (*distribution.plain(), own) if isinstance(listed, list)}
+    lists = {as_optuna(listed): listed for listed in (*distribution.singles(), own) if isinstance(listed, list)}
     return lists.get(value, value)
 
 
-def grid_points(parameters: Mapping[str, Distribution], own: Values) -> list[Values]:
-    """The config's `own` values, then every other combination of the grids', the last parameter moving fastest."""
-    combinations = itertools.product(*(distribution.plain() for distribution in parameters.values()))
-    points = [dict(zip(parameters, combination, strict=True)) for combination in combinations]
-    return [own, *(point for point in points if point != own)]
+def grid_points(parameters: Parameters, own: Values) -> list[Values]:
+    """The config's `own` values, then every other combination of the grids', the last parameter moving fastest.
+
+    A range without points of its own keeps the config's value.
+    """
+    combinations = itertools.product(*(d.grid() or [own[key]] for key, d in parameters.items()))
+    points = [active(parameters, dict(zip(parameters, values, strict=True))) for values in combinations]
+    first, seen = active(parameters, own), []
+    for point in (first, *points):
+        if point not in seen:
+            seen.append(point)
+    return seen
 
 
 def budget(search: Search, own: Values) -> int:
@@ -68,21 +131,31 @@ def budget(search: Search, own: Values) -> int:
 
 
 def contains(distribution: Distribution, value: Any) -> bool:
-    """Whether a range holds `value`."""
-    if distribution.kind in ("choice", "grid"):
-        return value in distribution.plain()
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    """Whether a range, or what stands beside it, holds `value`."""
+    if value in distribution.singles():
+        return True
+    if distribution.kind in LISTED or not isinstance(value, int | float) or isinstance(value, bool):
         return False
     low, high = distribution.values[:2]
     return bool(low <= value <= high)  # type: ignore[operator]
 
 
-def literature_points(parameters: Mapping[str, Distribution], own: Values, limit: int) -> list[tuple[str, Values]]:
+def first_points(search: Search, own: Values, published: int) -> list[tuple[str, Values]]:
+    """What a search asks before its sampler, each with where it comes from: the config's own values, then the rest of
+    a grid, or at most `published` published settings.
+    """
+    points = [("config", active(search.parameters, own))]
+    if search.sampler == "grid":
+        return points + [("grid", point) for point in grid_points(search.parameters, own)[1:]]
+    return points + literature_points(search.parameters, own, published)
+
+
+def literature_points(parameters: Parameters, own: Values, limit: int) -> list[tuple[str, Values]]:
     """At most `limit` published settings inside every range, none of them `own`; the rest keeps the config's values."""
     points: list[tuple[str, Values]] = []
     for source, published in LITERATURE:
         named = {name: value for name, value in published.items() if name in parameters}
         inside = all(contains(parameters[name], value) for name, value in named.items())
         if inside and {**own, **named} != own:
-            points.append((source, {**own, **named}))
+            points.append((source, active(parameters, {**own, **named})))
     return points[:limit]

@@ -6,27 +6,39 @@ One process owns the study. Knows nothing of Ray, MLflow or models.
 
 import logging
 import math
-import os
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from phasegpt.config_search import Search
-from tune.space import Values, as_optuna, budget, from_optuna, grid_points, literature_points, to_optuna
+from tune.journal import cut_torn_tail
+from tune.space import Values, as_params, budget, draw, first_points
 
 log = logging.getLogger("phasegpt")
-ORIGIN, WHY, CURVE, METRICS, STARTUP = "origin", "why", "curve", "metrics", 5
+ORIGIN, WHY, CURVE, METRICS, NOTES, STARTUP = "origin", "why", "curve", "metrics", "notes", 5
+SAMPLED = "sampler"
 POINTS_PER_LITERATURE = 8
+MOST = 1e9  # a violation without bound is told as this
+
+
+def _tpe(seed: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP)
+
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=STARTUP),
+    "tpe": _tpe,  # grouped, so that parameters with a condition are drawn together where they count
     "random": lambda seed: RandomSampler(seed=seed),
     "grid": lambda seed: RandomSampler(seed=seed),  # every point of a grid is queued, so nothing is sampled
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=10),
@@ -45,57 +57,80 @@ class Asked:
 class Study:
     """Ask and tell on an Optuna study that survives its process.
 
-    The first trial is the config as written, then published settings, then the sampler; the sampler is seeded anew by
-    trial number, so that a resumed search asks the same questions. Trials that were running when the last process
-    died are asked again under their numbers, before anything new.
+    The first trial is the config as written, then published settings, then the sampler; the sampler is seeded anew for
+    every trial and every draw, so that a resumed search asks the same questions. Trials that were running when the last
+    process died are asked again under their numbers, before anything new.
     """
 
     def __init__(self, name: str, journal: Path, search: Search, own: Values, seed: int) -> None:
         self.search, self.seed, self._own = search, seed, own
         self.objectives = list(search.objectives)
-        self._distributions = {key: to_optuna(d, own[key]) for key, d in search.parameters.items()}
         self.budget = budget(search, own)
         self._study = _open(
             name, journal, ["maximize" if d == "max" else "minimize" for d in search.objectives.values()]
         )
         self._running: dict[int, optuna.Trial] = {}
-        if not self._study.get_trials(deepcopy=False):
-            self._queue_first_points(own)
+        self._queue_first_points()
         self._again = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial that was asked for, by number."""
         return [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
+    def trial(self, number: int) -> FrozenTrial:
+        """The trial of a number."""
+        return self._study.get_trials(deepcopy=False)[number]
+
     def values(self, trial: FrozenTrial | optuna.Trial) -> Values:
-        """The values of a trial by key, as a config holds them."""
-        parameters = self.search.parameters
-        return {key: from_optuna(value, parameters[key], self._own[key]) for key, value in trial.params.items()}
+        """The values of a trial by key, as a config holds them; of one that died while it was asked, none."""
+        params = trial.params
+        try:
+            return draw(self.search.parameters, self._own, lambda name, _: params[name])
+        except KeyError:
+            return {}
 
     def ask(self) -> Asked | None:
         """The next trial to run, or None when the budget is spent."""
-        if self._again:
-            return self._take_up(self._again.pop(0))
-        if len(self.trials()) >= self.budget:
+        return self.again(self._again[0]) if self._again else self.new()
+
+    def asked(self) -> int:
+        """How many trials were asked for."""
+        return len(self.trials())
+
+    def new(self) -> Asked | None:
+        """A trial that was never asked for, or None when the budget is spent."""
+        number = self.asked()
+        if number >= self.budget:
             return None
-        self._seed_sampler(len(self.trials()))
+        self._seed_sampler(number, "")
         return self._with_values(self._study.ask())
 
-    def _take_up(self, number: int) -> Asked:
-        self._seed_sampler(self.budget + number)  # a seed of its own, for values that were never drawn
-        return self._with_values(optuna.Trial(self._study, self._frozen(number)._trial_id))
+    def again(self, number: int) -> Asked:
+        """A trial that was asked before and has not ended."""
+        if number in self._running:
+            trial = self._running[number]
+            return Asked(number, self.values(trial), _origin(trial))
+        self._again.remove(number)
+        self._seed_sampler(number, "")
+        return self._with_values(optuna.Trial(self._study, self.trial(number)._trial_id))
 
-    def _seed_sampler(self, number: int) -> None:
-        self._study.sampler = SAMPLERS[self.search.sampler](self.seed * 100_003 + number)
+    def _seed_sampler(self, number: int, name: str) -> None:
+        """Each draw of each trial has its own random numbers: they do not depend on which of them came before."""
+        seed = zlib.crc32(f"{self.seed}/{number}/{name}".encode())
+        self._study.sampler = SAMPLERS[self.search.sampler](seed)
 
     def _with_values(self, trial: optuna.Trial) -> Asked:
         """Draw what the trial has no value of yet: all of a new one, perhaps some of one whose process died."""
+
+        def drawn(name: str, distribution: BaseDistribution) -> Any:
+            self._seed_sampler(trial.number, name)
+            return trial._suggest(name, distribution)
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a config's own value may lie outside the searched range
-            for key, distribution in self._distributions.items():
-                trial._suggest(key, distribution)
+            values = draw(self.search.parameters, self._own, drawn)
         self._running[trial.number] = trial
-        return Asked(trial.number, self.values(trial), str(trial.user_attrs.get(ORIGIN, "sampler")))
+        return Asked(trial.number, values, _origin(trial))
 
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Note an evaluation before the end. Intermediate values in a study of several objectives would crash TPE."""
@@ -106,9 +141,20 @@ class Study:
         if len(self.objectives) == 1 and math.isfinite(value):
             trial.report(value, step)
 
-    def reported_steps(self, number: int) -> set[int]:
-        """The steps of the evaluations that `report` was told of."""
-        return {int(step) for step in self._frozen(number).user_attrs.get(CURVE, {})}
+    def curve(self, number: int) -> dict[int, dict[str, float]]:
+        """{step: metrics} of the evaluations that `report` was told of, by step."""
+        told = self.trial(number).user_attrs.get(CURVE, {})
+        return {step: told[str(step)] for step in sorted(map(int, told))}
+
+    def values_at(self, step: int, but: int) -> list[float]:
+        """The first objective at exactly this step, of every trial `but` one that came there."""
+        curves = [t.user_attrs.get(CURVE, {}).get(str(step), {}) for t in self.trials() if t.number != but]
+        return [curve[self.objectives[0]] for curve in curves if self.objectives[0] in curve]
+
+    def note(self, number: int, text: str) -> None:
+        """Keep a remark on how a trial went, such as that it ran out of memory once."""
+        trial = self._running[number]
+        trial.set_user_attr(NOTES, [*trial.user_attrs.get(NOTES, ()), text])
 
     def complete(self, number: int, metrics: Mapping[str, float], violations: Mapping[str, float]) -> None:
         """Tell a trial that ran to its end. A missing or non-finite objective makes it FAIL."""
@@ -120,7 +166,7 @@ class Study:
         trial = self._running.pop(number)
         trial.set_user_attr(METRICS, _finite(metrics))
         for name, violation in violations.items():
-            trial.set_constraint(name, min(violation, 1e9))
+            trial.set_constraint(name, min(violation, MOST))
         self._study.tell(trial, values)
 
     def prune(self, number: int, why: str) -> None:
@@ -136,18 +182,17 @@ class Study:
         trial.set_user_attr(WHY, why)
         self._study.tell(trial, state=state)
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        return next(t for t in self._study.get_trials(deepcopy=False) if t.number == number)
+    def _queue_first_points(self) -> None:
+        """Queue what the search begins with, or what of it is not there yet: a process may die between two of them."""
+        points = first_points(self.search, self._own, self.budget // POINTS_PER_LITERATURE)
+        queued = sum(ORIGIN in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
+        for origin, point in points[queued:]:
+            params = as_params(self.search.parameters, point)
+            self._study.enqueue_trial(params, user_attrs={ORIGIN: origin})
 
-    def _queue_first_points(self, own: Values) -> None:
-        points = [("config", own)]
-        if self.search.sampler == "grid":
-            points += [("grid", point) for point in grid_points(self.search.parameters, own)[1:]]
-        else:
-            points += literature_points(self.search.parameters, own, self.budget // POINTS_PER_LITERATURE)
-        for origin, point in points:
-            queued = {key: as_optuna(value) for key, value in point.items()}
-            self._study.enqueue_trial(queued, user_attrs={ORIGIN: origin})
+
+def _origin(trial: optuna.Trial) -> str:
+    return str(trial.user_attrs.get(ORIGIN, SAMPLED))
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -160,17 +205,3 @@ def _open(name: str, journal: Path, directions: Sequence[str]) -> optuna.Study:
     cut_torn_tail(journal)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
-
-
-def cut_torn_tail(journal: Path) -> None:
-    """Cut a last line without its newline: one append behind it would make the whole journal unreadable."""
-    if not journal.is_file():
-        return
-    with journal.open("rb+") as handle:
-        content = handle.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            log.warning("%s: cut %d bytes of a line that was never finished", journal, len(content) - whole)
-            handle.truncate(whole)
-            handle.flush()
-            os.fsync(handle.fileno())

@@ -69,11 +69,17 @@ class Tracker:
         self._outbox.put("run", key=key, name=name, parent=parent, tags=short_tags, params=short)
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
-        """Values at a step. NaN and infinities are left out and noted in the tag not_finite.NAME."""
+        """Values at a step. NaN and infinities are left out and noted in the tag not_finite.NAME.
+
+        What was said before of a run that has not ended, perhaps by a process that died, is not said again.
+        """
+        told = self._outbox.told.setdefault(key, {})
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        if finite:
-            self._outbox.put("metrics", key=key, values=finite, step=step)
-            self._wandb.metrics(key, finite, step)
+        new = {name: value for name, value in finite.items() if told.get((name, step)) != value}
+        if new:
+            self._outbox.put("metrics", key=key, values=new, step=step)
+            self._wandb.metrics(key, new, step)
+            told.update({(name, step): value for name, value in new.items()})
         odd = {f"not_finite.{n}": f"{v} at step {step}" for n, v in values.items() if not math.isfinite(v)}
         if odd:
             self.tags(key, odd)
@@ -100,12 +106,18 @@ class Tracker:
     def finish(self, key: str, status: Status = "FINISHED") -> None:
         """End a run. A later `run` with its key opens it again."""
         self._left.pop(key, None)
+        if status != "KILLED":
+            self._outbox.told.pop(key, None)
         self._outbox.put("finish", key=key, status=status)
         self._wandb.finish(key, status)
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of a run, once its `run` event has been sent."""
         return self._delivery.run_ids.get(key)
+
+    def left(self) -> list[str]:
+        """The keys of runs that an earlier driver left RUNNING and that nobody has taken up or ended since."""
+        return list(self._left)
 
     def reconcile(self, live: Collection[str] = ()) -> list[str]:
         """End as KILLED the runs that an earlier driver left RUNNING and that are not in `live`; returns their keys."""

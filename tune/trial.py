@@ -9,12 +9,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.jobs import Job, from_config
-from tune.searcher import ERROR_KEY, FINISHED_KEY
+from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, with_metrics
+from tune.smaller import OOM, begin_smaller, chosen_before, out_of_memory, remark, smaller
 
 if TYPE_CHECKING:
     from phasegpt.config import Config
@@ -32,23 +33,51 @@ Tell = Callable[[dict[str, Any]], None]
 def run_job(config: Mapping[str, Any]) -> None:
     """The trainable: run one job and report `metric/<name>` values, the first objective also under its own name.
 
-    Reports on the way carry `step` and, after an evaluation, the metrics; the last one carries `finished`. A run that
-    fails for a reason of its own (non-finite loss, out of memory, bad values) ends with that reason as `failure`.
+    Reports on the way carry `step` and, after an evaluation, the metrics; the last one carries `finished`, or `paused`
+    where the job was asked to go no further. A run that fails for a reason of its own (non-finite loss, out of memory,
+    bad values) ends with that reason as `failure`. One that runs out of memory has a second try in smaller bites.
     """
     from ray import tune
 
+    job, spec = from_config(config)
+    begun = time.monotonic()
+    folder = _paths(job, spec).checkpoints
+    before = chosen_before(folder)
+    report = _attempt(replace(job, values={**job.values, **before}), spec)
+    values = smaller(_config(job, spec)) if report.get(ERROR_KEY, "").startswith(OOM) and not before else None
+    if values is not None:
+        begin_smaller(folder, values)
+        before = values
+        report = _attempt(replace(job, values={**job.values, **values}), spec)
+    if before:
+        report[NOTE_KEY] = remark(before)
+    ended = ERROR_KEY not in report and PAUSED_KEY not in report
+    tune.report({**report, FINISHED_KEY: ended, "seconds": time.monotonic() - begun})
+
+
+def _attempt(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     from phasegpt.workers import Crew, WorkerError
 
-    job, spec = from_config(config)
     crew = Crew(**spec["crew"])
-    begun = time.monotonic()
     try:
-        report = _run(job, spec, crew) if crew.count == 1 else _run_on_workers(job, spec, crew)
+        return _run(job, spec, crew) if crew.count == 1 else _run_on_workers(job, spec, crew)
     except (ValueError, ArithmeticError, MemoryError, RuntimeError, OSError) as error:
         log.exception("%s failed", job.name)
         said = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
-        report = {ERROR_KEY: said, "step": 0}
-    tune.report({**report, FINISHED_KEY: ERROR_KEY not in report, "seconds": time.monotonic() - begun})
+        return {ERROR_KEY: f"{OOM}: {said}" if out_of_memory(error) else said, "step": 0}
+
+
+def _config(job: Job, spec: Mapping[str, Any]) -> "Config":
+    """The search's config with the job's values on it."""
+    from phasegpt.config_io import Tree
+
+    return Tree(spec["name"], spec["config"], {}).with_values(job.values, origin=job.name).typed()
+
+
+def _paths(job: Job, spec: Mapping[str, Any]) -> "RunPaths":
+    from phasegpt.runs import run_paths
+
+    return run_paths(Path(spec["storage"]), spec["track"], f"{spec['name']}/{job.name}")
 
 
 def _run(job: Job, spec: Mapping[str, Any], crew: "Crew") -> dict[str, Any]:
@@ -89,12 +118,8 @@ def _job(
     launched: float,
 ) -> dict[str, Any]:
     """Measure or fit; what to report at the end. `tell` reports now, `aside` now and then, and `due` says when."""
-    from phasegpt.config_io import Tree
-    from phasegpt.runs import run_paths
-
     os.environ["PHASEGPT_ROOT"] = spec["root"]
-    config = Tree(spec["name"], spec["config"], {}).with_values(job.values, origin=job.name).typed()
-    paths = run_paths(Path(spec["storage"]), spec["track"], f"{spec['name']}/{job.name}")
+    config, paths = _config(job, spec), _paths(job, spec)
 
     def on_progress(what: str, done: int, total: int) -> None:
         """Shared work that a job makes before its first step."""
@@ -123,7 +148,7 @@ def _measure(
     found = {"metrics": evaluation.summary, "name": paths.name, "hashes": {"scorer": scorer()}}
     if ranks.first():
         write_json(paths.results, {**asdict(evaluation), **found})
-    return _reported(evaluation.summary, 0, "")
+    return with_metrics(evaluation.summary, 0, "")
 
 
 def _fit(
@@ -138,7 +163,7 @@ def _fit(
     launched: float,
 ) -> dict[str, Any]:
     from phasegpt.evaluate import Evaluation
-    from phasegpt.train import fit
+    from phasegpt.train import Paused, fit
 
     def on_step(step: int, values: Mapping[str, float]) -> None:
         if due():
@@ -146,19 +171,23 @@ def _fit(
 
     def on_evaluation(evaluation: Evaluation, _: Path) -> None:
         if evaluation.step < evaluation.steps:  # the last one is told by the end of the run, with its files on disk
-            tell(_reported(evaluation.summary, evaluation.step, objective))
+            tell(with_metrics(evaluation.summary, evaluation.step, objective))
 
-    result = fit(
-        config,
-        on_evaluation,
-        paths=paths,
-        half=job.half,
-        workbench=bench,
-        on_step=on_step,
-        on_progress=on_progress,
-        launched=launched,
-    )
-    return _reported(result.metrics, result.steps, objective)
+    try:
+        result = fit(
+            config,
+            on_evaluation,
+            paths=paths,
+            half=job.half,
+            until=job.until,
+            workbench=bench,
+            on_step=on_step,
+            on_progress=on_progress,
+            launched=launched,
+        )
+    except Paused as pause:
+        return {**with_metrics(pause.evaluation.summary, pause.evaluation.step, objective), PAUSED_KEY: True}
+    return with_metrics(result.metrics, result.steps, objective)
 
 
 class _Reporter:
@@ -179,9 +208,3 @@ class _Reporter:
         """Report if it is due."""
         if self.due():
             self.tell(report)
-
-
-def _reported(metrics: Mapping[str, float], step: int, objective: str) -> dict[str, Any]:
-    named = {f"metric/{name}": value for name, value in metrics.items()}
-    first = {objective: metrics[objective]} if objective in metrics else {}
-    return {"step": step, **named, **first}

@@ -14,8 +14,9 @@ from phasegpt.config_io import Tree
 from phasegpt.files import read_json
 from phasegpt.runs import clock_metrics
 from tune.console import Console
-from tune.jobs import Job
-from tune.searcher import FINISHED_KEY, JobSearcher, metrics_of
+from tune.jobs import Job, trial_job
+from tune.reports import FINISHED_KEY, NOTE_KEY, metrics_of
+from tune.searcher import JobSearcher
 from tune.tracking import Status, Tracker, flat_params
 
 log = logging.getLogger("phasegpt")
@@ -40,6 +41,15 @@ class Watch(Callback):  # type: ignore[misc]
             parent,
             dict(tags),
         )
+        searcher.on_pruned = self._pruned
+
+    def settle(self) -> None:
+        """Record what an earlier process had no time to: jobs that ended and whose runs it left open."""
+        left = set(self.tracker.left())
+        for job, how, why in self.searcher.ended_before():
+            if self.key(job) in left:
+                self._begin(job)
+                self._record(job, how, why)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles callbacks beside its state, which nothing here reads back
@@ -49,6 +59,9 @@ class Watch(Callback):  # type: ignore[misc]
         job = self.searcher.jobs[trial.trial_id]
         self.console.start(job.name, job.values)
         log.info("%s: started with %s", job.name, dict(job.values))
+        self._begin(job)
+
+    def _begin(self, job: Job) -> None:
         tags = {**self.tags, "kind": job.kind, "origin": job.origin, "half": job.half, "trial_state": "running"}
         self.tracker.run(self.key(job), job.name, parent=self.parent, tags=tags, params=self._params(job))
 
@@ -61,6 +74,8 @@ class Watch(Callback):  # type: ignore[misc]
         self.console.update(job.name, int(result.get("step", 0)), metrics, str(result.get("doing", "")))
         if job.kind == "trial" and metrics and not result.get(FINISHED_KEY):
             self._log_curve(job, metrics, int(result["step"]))
+        if result.get(NOTE_KEY):
+            self.tracker.tags(self.key(job), {"note": str(result[NOTE_KEY])})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A job ended: Ray has told the searcher, which knows how."""
@@ -74,13 +89,21 @@ class Watch(Callback):  # type: ignore[misc]
         job = self.searcher.jobs[trial.trial_id]
         how = self.searcher.ended.get(trial.trial_id, "interrupted")
         why = self.searcher.why.get(trial.trial_id, "")
+        self._record(job, how, why)
+
+    def _pruned(self, number: int, why: str) -> None:
+        """A trial that was paused has lost in its cohort."""
+        self._record(trial_job(number, {}, ""), "pruned", why)
+
+    def _record(self, job: Job, how: str, why: str) -> None:
         self.console.end(job.name, how, why)
         log.info("%s: %s %s", job.name, how, why)
         key = self.key(job)
         if how == "complete":
             self._log_result(job, key)
         self.tracker.tags(key, {"trial_state": how, **({"why": why} if why else {})})
-        self.tracker.finish(key, STATUS[how])
+        if how != "paused":
+            self.tracker.finish(key, STATUS[how])
 
     def _log_result(self, job: Job, key: str) -> None:
         path = self.searcher.results / f"{job.name}.json"
@@ -88,10 +111,8 @@ class Watch(Callback):  # type: ignore[misc]
         for entry in result.get("training_log", ()):
             values = {f"train/{name}": value for name, value in entry.items() if name != "step"}
             self.tracker.metrics(key, values, int(entry["step"]))
-        told = self.searcher.study.reported_steps(job.number) if job.kind == "trial" else set()
         for evaluation in result.get("curve", ()):
-            if evaluation["step"] not in told:
-                self._log_curve(job, {n: v for n, v in evaluation.items() if n != "step"}, evaluation["step"])
+            self._log_curve(job, {n: v for n, v in evaluation.items() if n != "step"}, evaluation["step"])
         self.tracker.metrics(key, result["metrics"], int(result["step"]))
         self.tracker.metrics(key, clock_metrics(result.get("clock", {})), int(result.get("steps", 0)))
         if result.get("answers"):

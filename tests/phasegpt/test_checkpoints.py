@@ -8,7 +8,7 @@ import pytest
 from phasegpt import checkpoints
 from phasegpt.adapters import PhaseSettings
 from phasegpt.base_model import ModelError
-from phasegpt.checkpoints import answers, locate, open_checkpoint, pinned, reference_folder
+from phasegpt.checkpoints import REFERENCE, adapter_folder, answers, locate, open_checkpoint, pinned
 from phasegpt.cli import main
 from phasegpt.models import LoraSettings, attach_policy, load_base
 from tests.phasegpt.trained import Trained, train_toy
@@ -151,14 +151,16 @@ def test_a_reference_from_the_registry_is_fetched_once_by_version(
     run_id: str, uri: str, trained: Trained, toy_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_id
-    folder = reference_folder(CHAMPION, tmp_path, str(toy_model_dir), uri)
+    folder = adapter_folder(REFERENCE, CHAMPION, tmp_path, str(toy_model_dir), uri)
     assert folder == tmp_path / "phasegpt-track-b" / "1"
     weights = "adapter_model.safetensors"
     assert (folder / weights).read_bytes() == (trained.paths.adapter / weights).read_bytes()
     monkeypatch.setattr(checkpoints, "fetch", lambda *_: pytest.fail("fetched a second time"))
-    assert reference_folder(CHAMPION, tmp_path, str(toy_model_dir), uri) == folder
+    assert adapter_folder(REFERENCE, CHAMPION, tmp_path, str(toy_model_dir), uri) == folder
     assert pinned(CHAMPION, uri) == "models:/phasegpt-track-b/1"
-    assert reference_folder(pinned(CHAMPION, uri), tmp_path, str(toy_model_dir), "http://127.0.0.1:9") == folder
+    assert (
+        adapter_folder(REFERENCE, pinned(CHAMPION, uri), tmp_path, str(toy_model_dir), "http://127.0.0.1:9") == folder
+    )
 
 
 def test_a_failed_fetch_leaves_nothing_that_passes_for_a_reference(run_id: str, uri: str, tmp_path: Path) -> None:
@@ -167,21 +169,21 @@ def test_a_failed_fetch_leaves_nothing_that_passes_for_a_reference(run_id: str, 
         with pytest.raises(
             ModelError, match=r"training\.reference_model: models:/phasegpt-track-b/7: the registry has"
         ):
-            reference_folder("models:/phasegpt-track-b/7", tmp_path, "toy", uri)
+            adapter_folder(REFERENCE, "models:/phasegpt-track-b/7", tmp_path, "toy", uri)
 
 
 def test_a_reference_folder_is_taken_as_it_is(trained: Trained, toy_model_dir: Path, tmp_path: Path) -> None:
-    assert reference_folder(str(trained.paths.adapter), tmp_path, str(toy_model_dir)) == trained.paths.adapter
+    assert adapter_folder(REFERENCE, str(trained.paths.adapter), tmp_path, str(toy_model_dir)) == trained.paths.adapter
 
 
 def test_a_reference_that_does_not_fit_says_why(run_id: str, uri: str, trained: Trained, tmp_path: Path) -> None:
     assert run_id
-    with pytest.raises(ModelError, match=r"training\.reference_model: .* is no adapter"):
-        reference_folder(str(tmp_path / "absent"), tmp_path, "toy")
+    with pytest.raises(ModelError, match=r"training\.reference_model: .*no adapter there"):
+        adapter_folder(REFERENCE, str(tmp_path / "absent"), tmp_path, "toy")
     for name in (CHAMPION, str(trained.paths.adapter)):
         with pytest.raises(
             ModelError, match=r"training\.reference_model: .* made for the base model .*, not for other"
         ):
-            reference_folder(name, tmp_path, "other", uri)
+            adapter_folder(REFERENCE, name, tmp_path, "other", uri)
     with pytest.raises(ModelError, match=r"training\.reference_model: models:/phasegpt-track-c@champion"):
-        reference_folder("models:/phasegpt-track-c@champion", tmp_path, "toy", uri)
+        adapter_folder(REFERENCE, "models:/phasegpt-track-c@champion", tmp_path, "toy", uri)

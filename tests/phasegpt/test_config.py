@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from phasegpt.config import KEYS, METRICS, NOT_YET, USED_BY, Config, config_hash, stages, unused, value_at
-from phasegpt.config_search import Constraint, Distribution
+from phasegpt.config import KEYS, METRICS, USED_BY, Config, config_hash, stages, unused, value_at
+from phasegpt.config_ranges import Distribution
+from phasegpt.config_search import Constraint
 from phasegpt.key_paths import lay, split
 
 README = Path(__file__).parents[2] / "configs" / "v14" / "README.md"
@@ -232,16 +233,55 @@ def test_an_objective_of_a_search_must_be_measured() -> None:
     assert "search.objectives.spiral_score" in refusals(**searched)
 
 
+METHODS = {"training.method": {"choice": ["dpo", "kto"]}}
+LAMBDA = "training.kto_lambda"
+
+
+def test_a_parameter_that_counts_in_some_trials_alone_says_when() -> None:
+    drawn = METHODS | {LAMBDA: {"loguniform": [0.001, 1.0]}}
+    asked = refusals(training__method="kto", training__kto_lambda=0.1, search__parameters=drawn)[
+        f"search.parameters.{LAMBDA}"
+    ]
+    assert asked == (
+        'changes nothing in some of the trials; say when it counts, as in when: {"training.method": ["kto"]}'
+    )
+    drawn = METHODS | {LAMBDA: {"loguniform": [0.001, 1.0], "when": {"training.method": "kto"}}}
+    for method in ("dpo", "kto"):
+        found = config(training__method=method, training__kto_lambda=0.1, search__parameters=drawn)
+        assert found.search.parameters[LAMBDA].when == {"training.method": ("kto",)}
+    assert (
+        "unused with method dpo"
+        in refusals(search__parameters={LAMBDA: {"uniform": [0, 1]}})[f"search.parameters.{LAMBDA}"]
+    )
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("when", "said"),
     [
-        ("evaluation.baseline_checkpoint", "checkpoints/x"),
-        ("search.scheduler", "halving"),
-        ("search.pick", "knee"),
+        ({"training.beta": 0.1}, "training.beta has to be searched itself"),
+        ({"training.learning_rate": 1e-5}, "training.learning_rate has to be searched itself"),
+        ({"training.method": "sft"}, "never takes 'sft'; it takes ['dpo', 'kto']"),
     ],
 )
-def test_what_is_not_built_yet_is_refused_and_never_ignored(key: str, value: Any) -> None:
-    assert "not available yet" in refusals(**{key.replace(".", "__"): value})[key]
+def test_a_condition_names_a_searched_choice_and_one_of_its_values(when: dict[str, Any], said: str) -> None:
+    drawn = METHODS | {"training.beta": {"uniform": [0.1, 1.0]}, LAMBDA: {"uniform": [0.1, 1.0], "when": when}}
+    assert (
+        said
+        in refusals(training__method="kto", training__kto_lambda=0.1, search__parameters=drawn)[
+            "search.parameters." + LAMBDA
+        ]
+    )
+
+
+def test_weights_belong_to_the_pick_by_weights() -> None:
+    both = {"spiral_score": "max", "perplexity": "min"}
+    found = config(
+        search__objectives=both, search__pick="weights", search__weights={"spiral_score": 2, "perplexity": 1}
+    )
+    assert found.search.weights == {"spiral_score": 2.0, "perplexity": 1.0}
+    missing = refusals(search__objectives=both, search__pick="weights", search__weights={"spiral_score": 2})
+    assert "a weight for each of spiral_score, perplexity" in missing["search.weights"]
+    assert "take pick: weights" in refusals(search__weights={"spiral_score": 2})["search.weights"]
 
 
 def test_what_a_clock_reads_may_be_measured_and_judges_nothing() -> None:
@@ -266,7 +306,6 @@ def test_workers_multiply_the_batch_only_where_they_are_enabled() -> None:
 
 
 def test_every_table_names_keys_of_the_schema() -> None:
-    assert NOT_YET.keys() <= KEYS.keys()
     assert USED_BY.keys() <= KEYS.keys()
     assert set(config().evaluation.metrics) <= METRICS.keys()
 

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from phasegpt.checkpoints import with_fetched_reference
+from phasegpt.checkpoints import with_fetched_models
 from phasegpt.config_io import load_config, track_config
 from phasegpt.runs import run_paths
 from phasegpt.train import fit
@@ -28,7 +28,7 @@ def test_a_run_starts_from_the_registered_adapter_and_names_its_version(tmp_path
 
     sets = [*toy_sets, "training.max_steps=1", "training.reference_model=models:/mine@champion"]
     paths = run_paths(tmp_path / "second", "b", "second")
-    config = with_fetched_reference(load_config(track_config("b"), "laptop", sets), paths.references, uri)
+    config = with_fetched_models(load_config(track_config("b"), "laptop", sets), paths.references, uri)
     assert config.training.reference_model == f"models:/mine/{version}"
     client.delete_registered_model_alias("mine", "champion")  # from here on the registry is not asked
     result = fit(config, paths=paths)

@@ -67,6 +67,14 @@ def test_feasible_candidates_rank_first_then_by_the_objectives_in_order() -> Non
     assert numbers(rank(search(), tied)) == [0, 1, 2]
 
 
+def test_the_pick_says_which_of_several_objectives_ranks() -> None:
+    front = [candidate(1, 0.9, 60.0), candidate(2, 0.8, 42.0), candidate(3, 0.5, 40.0), candidate(4, 0.5, 59.0)]
+    assert numbers(rank(search(), front)) == [1, 2, 3, 4]
+    assert numbers(rank(search(pick="knee"), front)) == [2, 1, 3, 4]
+    fluent = search(pick="weights", weights={"spiral_score": 1.0, "perplexity": 9.0})
+    assert numbers(rank(fluent, front)) == [3, 2, 1, 4]
+
+
 def test_a_minimised_objective_ranks_the_smallest_first() -> None:
     falling = search(objectives={"perplexity": "min"})
     assert numbers(rank(falling, [candidate(1, 0.5, 50.0), candidate(2, 0.5, 30.0)])) == [2, 1]
@@ -79,6 +87,7 @@ def test_the_own_values_are_always_a_finalist() -> None:
     assert numbers(choose(search(count=4), field)) == [2, 3, 1, 0]
     assert numbers(choose(search(count=2), field[1:])) == [2, 3]
     assert numbers(choose(search(count=1), [candidate(0, 0.9), candidate(1, 0.5)])) == [0]
+    assert numbers(choose(search(count=2), field[1:], own=candidate(0, 0.0))) == [2, 0]
 
 
 @pytest.mark.parametrize(("count", "trials"), [(1, 1), (1, 4), (2, 1), (2, 8), (3, 2), (5, 8)])
@@ -143,7 +152,7 @@ def finalist(number: int, spiral: float, broken: float = -1.0, gain: Gain | None
 def test_the_winner_is_feasible_before_it_is_best_and_ties_go_to_the_earlier_trial() -> None:
     assert winner(search(), [finalist(1, 0.9, broken=0.1), finalist(2, 0.5), finalist(3, 0.7)]).number == 3
     assert winner(search(), [finalist(4, 0.7), finalist(2, 0.7)]).number == 2
-    assert winner(search(), [finalist(1, 0.5, broken=1.0), finalist(2, 0.6, broken=2.0)]).number == 2
+    assert winner(search(), [finalist(1, 0.5, broken=1.0), finalist(2, 0.6, broken=2.0)]).number == 1
     assert winner(search(objectives={"perplexity": "min"}), [finalist(1, 0.9), finalist(0, 0.1)]).number == 0
 
 

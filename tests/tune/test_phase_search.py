@@ -9,7 +9,8 @@ import pytest
 from phasegpt.config import Config
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import Tree, load_config, load_tree, track_config
-from phasegpt.config_search import Distribution, Search
+from phasegpt.config_ranges import Distribution
+from phasegpt.config_search import Search
 from phasegpt.parts import Workbench
 from phasegpt.runs import run_paths
 from phasegpt.train import fit
@@ -69,7 +70,9 @@ def test_a_range_of_lists_holds_its_lists() -> None:
 
 def test_a_grid_of_lists_asks_every_point_with_lists(tmp_path: Path) -> None:
     grid = {LAYERS: {"grid": [[1], ["0.5"]]}, "model.num_oscillators": {"grid": [4, 32]}}
-    points = grid_points(Search.model_validate({"parameters": grid}).parameters, {LAYERS: [1], "x": 0})
+    points = grid_points(
+        Search.model_validate({"parameters": grid}).parameters, {LAYERS: [1], "model.num_oscillators": 7}
+    )
     assert [point[LAYERS] for point in points[1:]] == [[1], [1], ["0.5"], ["0.5"]]
     asked = ask_all(study(tmp_path, parameters=grid, sampler="grid"))
     found = [(a.values[LAYERS], a.values["model.num_oscillators"]) for a in asked]

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from phasegpt.config_search import Search
 from phasegpt.files import write_json
 from tune.jobs import Job, from_config
-from tune.searcher import FINISHED_KEY, JobSearcher, StopNotingScheduler, metrics_of
-from tune.study import CURVE, WHY, Study
+from tune.reports import FINISHED_KEY, PAUSED_KEY, metrics_of, with_metrics
+from tune.searcher import JobSearcher
+from tune.study import CURVE, NOTES, WHY, Study
 
 BETA = "training.beta"
 
@@ -36,7 +36,7 @@ class Hands:
     def __init__(self, folder: Path, **settings: Any) -> None:
         search = toy_search(**settings)
         study = Study("toy", folder / "study.journal", search, {BETA: 0.5}, seed=42)
-        self.searcher = JobSearcher(study, search, {"name": "toy"}, folder / "results", seed=42)
+        self.searcher = JobSearcher(study, search, {"name": "toy"}, folder / "results", seed=42, rungs=(1, 4))
         self.asked = 0
 
     def take(self) -> tuple[str, Job] | None:
@@ -53,12 +53,18 @@ class Hands:
         assert taken is not None
         return taken
 
-    def finish(self, trial_id: str, loss: float = 0.5, perplexity: float = 40.0) -> None:
+    def pause(self, trial_id: str, loss: float) -> None:
+        """The job comes as far as it was asked to."""
+        step = self.searcher.jobs[trial_id].until
+        assert step is not None
+        self.searcher.on_trial_complete(trial_id, result=report(step, loss) | {PAUSED_KEY: True, FINISHED_KEY: False})
+
+    def finish(self, trial_id: str, loss: float = 0.5, perplexity: float = 40.0, **told: str) -> None:
         """The job writes its result and ends well."""
         metrics = {"eval_loss": loss, "perplexity": perplexity}
         job = self.searcher.jobs[trial_id]
         write_json(self.searcher.results / f"{job.name}.json", {"metrics": metrics})
-        self.searcher.on_trial_complete(trial_id, result=report(4, loss, perplexity) | {FINISHED_KEY: True})
+        self.searcher.on_trial_complete(trial_id, result={**report(4, loss, perplexity), **told, FINISHED_KEY: True})
 
     def baselines(self) -> None:
         for _ in range(2):
@@ -70,7 +76,7 @@ class Hands:
 
 def report(step: int, loss: float, perplexity: float = 40.0) -> dict[str, Any]:
     """What a job reports after an evaluation."""
-    return {"step": step, "metric/eval_loss": loss, "metric/perplexity": perplexity, "eval_loss": loss}
+    return with_metrics({"eval_loss": loss, "perplexity": perplexity}, step, "eval_loss")
 
 
 def test_baselines_come_first_and_alone_then_trials_then_finals_then_the_end(tmp_path: Path) -> None:
@@ -203,54 +209,58 @@ def test_only_metrics_of_a_report_are_metrics() -> None:
     assert metrics_of({**report(2, 0.5), "time_total_s": 3.0, "done": True}) == {"eval_loss": 0.5, "perplexity": 40.0}
 
 
-class RayTrial:
-    """What a scheduler reads of a Ray trial."""
-
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
-
-
-def asha(hands: Hands) -> StopNotingScheduler:
-    searcher = hands.searcher
-    inner = ASHAScheduler(
-        time_attr="step", metric=searcher.metric, mode=searcher.mode, grace_period=1, max_t=4, reduction_factor=3
-    )
-    return StopNotingScheduler(inner, searcher)
-
-
-def test_a_losing_trial_is_stopped_and_the_stop_is_noted_first(tmp_path: Path) -> None:
-    hands = Hands(tmp_path)
-    scheduler = asha(hands)
+def test_a_paused_trial_stays_running_and_keeps_its_evaluation(tmp_path: Path) -> None:
+    hands = Hands(tmp_path, scheduler="halving")
     hands.baselines()
-    (good, _), (bad, _) = hands.must_take(), hands.must_take()
-    for trial_id in (good, bad):
-        scheduler.on_trial_add(None, RayTrial(trial_id))
-    assert scheduler.on_trial_result(None, RayTrial(good), report(1, 0.4)) == TrialScheduler.CONTINUE
-    assert scheduler.on_trial_result(None, RayTrial(bad), {"step": 1, "loss": 9.0}) == TrialScheduler.CONTINUE
-    assert scheduler.on_trial_result(None, RayTrial(bad), report(1, 0.8)) == TrialScheduler.STOP
-    hands.searcher.on_trial_complete(bad, result=report(1, 0.8))
-    assert hands.searcher.ended == {"ray-0": "complete", "ray-1": "complete", bad: "pruned"}
+    trial_id, job = hands.must_take()
+    assert job.until == 1
+    hands.pause(trial_id, loss=0.7)
+    assert hands.searcher.ended[trial_id] == "paused"
+    assert hands.trial(job.number).state == TrialState.RUNNING
+    assert hands.searcher.study.curve(job.number) == {1: {"eval_loss": 0.7, "perplexity": 40.0}}
+    assert hands.must_take()[1].number == 1
 
 
-def test_baselines_pass_the_scheduler_by(tmp_path: Path) -> None:
+def test_a_remark_reaches_the_study_and_a_trial_that_ran_out_of_memory_says_so(tmp_path: Path) -> None:
     hands = Hands(tmp_path)
-    scheduler = asha(hands)
-    baseline, _ = hands.must_take()
-    scheduler.on_trial_add(None, RayTrial(baseline))
-    assert scheduler.on_trial_result(None, RayTrial(baseline), report(9, 9.0)) == TrialScheduler.CONTINUE
-    scheduler.on_trial_complete(None, RayTrial(baseline), report(9, 9.0))
-    scheduler.on_trial_remove(None, RayTrial(baseline))
-    scheduler.on_trial_error(None, RayTrial(baseline))
-
-
-def test_the_last_report_of_a_trial_counts_for_those_that_follow(tmp_path: Path) -> None:
-    hands = Hands(tmp_path)
-    scheduler = asha(hands)
     hands.baselines()
-    (done, _), (later, _) = hands.must_take(), hands.must_take()
-    for trial_id in (done, later):
-        scheduler.on_trial_add(None, RayTrial(trial_id))
-    end = report(4, 0.2) | {FINISHED_KEY: True}
-    assert scheduler.on_trial_result(None, RayTrial(done), end) == TrialScheduler.CONTINUE
-    scheduler.on_trial_complete(None, RayTrial(done), end)
-    assert scheduler.on_trial_result(None, RayTrial(later), report(3, 0.3)) == TrialScheduler.STOP
+    (good, one), (bad, two) = hands.must_take(), hands.must_take()
+    hands.finish(good, note="oom: ran again with training.batch_size 2")
+    hands.searcher.on_trial_complete(bad, result={"step": 0, "failure": "oom: OutOfMemoryError: CUDA out of memory"})
+    assert hands.trial(one.number).user_attrs[NOTES] == ["oom: ran again with training.batch_size 2"]
+    assert hands.trial(two.number).state == TrialState.FAIL
+    assert hands.trial(two.number).user_attrs[WHY].startswith("oom")
+
+
+def test_the_own_values_go_to_the_finals_though_their_trial_was_stopped(tmp_path: Path) -> None:
+    hands = Hands(tmp_path)
+    hands.baselines()
+    trial_id, job = hands.must_take()
+    assert job.number == 0
+    hands.searcher.note_stop(trial_id, 1)
+    hands.searcher.on_trial_complete(trial_id, result=report(1, 0.9))
+    for _ in range(2):
+        hands.finish(hands.must_take()[0])
+    finals = [hands.must_take()[1] for _ in range(4)]
+    assert [final.number for final in finals] == [1, 0, 1, 0]
+    assert finals[1].values == {BETA: 0.5, "experiment.seed": 1042}
+
+
+def test_what_ended_before_this_process_is_known_with_its_end(tmp_path: Path) -> None:
+    hands = Hands(tmp_path)
+    hands.baselines()
+    ids = [hands.must_take()[0] for _ in range(3)]
+    hands.finish(ids[0])
+    hands.searcher.on_trial_complete(ids[1], result={"step": 0, "failure": "the disk is full"})
+    after = Hands(tmp_path)
+    ended = [(job.name, how, why) for job, how, why in after.searcher.ended_before()]
+    assert ended == [
+        ("baseline-search", "complete", ""),
+        ("baseline-final", "complete", ""),
+        ("trial-000", "complete", ""),
+        ("trial-001", "failed", "the disk is full"),
+    ]
+    after.finish(after.must_take()[0])
+    after.finish(after.must_take()[0])
+    names = [job.name for job, _, _ in Hands(tmp_path).searcher.ended_before()]
+    assert names[-1].startswith("final-")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from phasegpt.config_search import Distribution, Kind, Scalar, Search
+from phasegpt.config_ranges import Distribution, Kind, Scalar
+from phasegpt.config_search import Search
 from tune.space import LITERATURE, budget, contains, grid_points, literature_points, to_optuna
 
 EVERY_KIND: list[tuple[Kind, tuple[Scalar, ...]]] = [

@@ -109,8 +109,7 @@ def test_a_value_that_is_no_number_never_reaches_a_curve(tmp_path: Path) -> None
     study.report(0, 2, {"eval_loss": 0.6})
     (trial,) = study.trials()
     assert trial.intermediate_values == {2: 0.6}
-    assert study.reported_steps(0) == {1, 2}
-    assert trial.user_attrs[CURVE] == {"1": {"perplexity": 40.0}, "2": {"eval_loss": 0.6}}
+    assert study.curve(0) == {1: {"perplexity": 40.0}, 2: {"eval_loss": 0.6}}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
