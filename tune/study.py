@@ -100,10 +100,7 @@ class Study:
     def new(self) -> Asked | None:
         """A trial that was never asked for, or None when the budget is spent."""
         number = self.asked()
-        if number >= self.budget:
-            return None
-        self._seed_sampler(number, "")
-        return self._with_values(self._study.ask())
+        return None if number >= self.budget else self._with_values(self._study.ask())
 
     def again(self, number: int) -> Asked:
         """A trial that was asked before and has not ended."""
@@ -111,11 +108,13 @@ class Study:
             trial = self._running[number]
             return Asked(number, self.values(trial), _origin(trial))
         self._again.remove(number)
-        self._seed_sampler(number, "")
         return self._with_values(optuna.Trial(self._study, self.trial(number)._trial_id))
 
     def _seed_sampler(self, number: int, name: str) -> None:
-        """Each draw of each trial has its own random numbers: they do not depend on which of them came before."""
+        """Each draw of each trial has its own random numbers: they do not depend on which of them came before.
+
+        What a sampler draws for all parameters together goes under the name "".
+        """
         seed = zlib.crc32(f"{self.seed}/{number}/{name}".encode())
         self._study.sampler = SAMPLERS[self.search.sampler](seed)
 
@@ -126,6 +125,8 @@ class Study:
             self._seed_sampler(trial.number, name)
             return trial._suggest(name, distribution)
 
+        self._seed_sampler(trial.number, "")
+        _ = trial.relative_params  # drawn when first asked for
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a config's own value may lie outside the searched range
             values = draw(self.search.parameters, self._own, drawn)
@@ -178,6 +179,8 @@ class Study:
         self._end(number, why, TrialState.FAIL)
 
     def _end(self, number: int, why: str, state: TrialState) -> None:
+        if number in self._again:
+            self.again(number)
         trial = self._running.pop(number)
         trial.set_user_attr(WHY, why)
         self._study.tell(trial, state=state)

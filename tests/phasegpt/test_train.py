@@ -30,7 +30,7 @@ from phasegpt.parts import RunError, Workbench, device_of, objective_of, trainer
 from phasegpt.ranks import joined
 from phasegpt.runs import RunPaths, RunResult, run_paths
 from phasegpt.shared_store import prepare
-from phasegpt.train import fit, measure
+from phasegpt.train import Paused, fit, measure
 from phasegpt.trainer import NonFiniteLossError, ReferenceMismatchError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -233,6 +233,26 @@ def test_a_run_cut_at_an_evaluation_goes_on_to_the_same_end(
     steps: list[int] = []
     fit(config_of(toy_overrides), paths=paths, on_step=lambda step, _: steps.append(step))
     assert steps == [4, 5, 6]
+    assert_same_run(paths, whole[0], step=6)
+
+
+def test_a_run_that_pauses_tells_its_evaluation_and_goes_on_to_the_same_end(
+    whole: tuple[RunPaths, RunResult, list[Any]], toy_overrides: list[str], tmp_path: Path
+) -> None:
+    paths, steps, told = paths_of(tmp_path), [], []
+    for until in (2, 3):  # the first evaluation after step 2 is that of step 3, and it is there the second time
+        with pytest.raises(Paused) as caught:
+            fit(
+                config_of(toy_overrides),
+                lambda evaluation, _: told.append(evaluation.step),
+                paths=paths,
+                until=until,
+                on_step=lambda step, _: steps.append(step),
+            )
+        assert {"step": 3, **caught.value.evaluation.summary} == pytest.approx(whole[1].curve[0])
+    assert (steps, told, paths.results.exists()) == ([1, 2, 3], [], False)
+    fit(config_of(toy_overrides), paths=paths, until=6, on_step=lambda step, _: steps.append(step))
+    assert steps == [1, 2, 3, 4, 5, 6]
     assert_same_run(paths, whole[0], step=6)
 
 
@@ -542,7 +562,7 @@ def test_a_missing_reference_adapter_is_an_error_with_kto_and_the_base_with_dpo(
 ) -> None:
     kto = config_of(toy_overrides, "training.max_steps=1")
     missing = {"reference_model": str(tmp_path / "absent")}
-    with pytest.raises(ModelError, match="is no adapter"):
+    with pytest.raises(ModelError, match="no adapter there"):
         fit(kto.model_copy(update={"training": kto.training.model_copy(update=missing)}), paths=paths_of(tmp_path))
     dpo = kto.training.model_copy(update={**missing, "method": "dpo", "kto_lambda": None})
     result = fit(kto.model_copy(update={"training": dpo}), paths=paths_of(tmp_path, "dpo"))
@@ -558,6 +578,31 @@ def test_the_baseline_is_the_reference_itself(toy_overrides: list[str], tmp_path
     assert evaluation.summary["reward_margin"] == pytest.approx(0, abs=1e-4)
     assert evaluation.summary["kl_divergence"] == pytest.approx(0, abs=1e-6)
     assert {row["id"] for row in evaluation.answers} == {f"toy-prompt-{index:02d}" for index in (1, 3, 5, 7)}
+
+
+@pytest.mark.parametrize("reference", [False, True], ids=["untuned reference", "adapter as reference"])
+def test_a_baseline_of_ones_own_is_measured_against_the_searchs_reference(
+    whole: tuple[RunPaths, RunResult, list[Any]], toy_overrides: list[str], tmp_path: Path, reference: bool
+) -> None:
+    adapter = whole[0].adapter
+    sets = [f"evaluation.baseline_checkpoint={adapter}"]
+    sets += [f"training.reference_model={adapter}"] if reference else []
+    config = config_of(toy_overrides, *sets)
+    found = measure(config, paths=paths_of(tmp_path), half="search", workbench=Workbench()).summary
+    expected = whole[1].metrics
+    assert found["perplexity"] == pytest.approx(expected["perplexity"], rel=1e-5)
+    assert found["spiral_score"] == pytest.approx(expected["spiral_score"])
+    if reference:
+        assert (found["kl_divergence"], found["reward_margin"]) == pytest.approx((0.0, 0.0), abs=1e-4)
+    else:
+        assert found["kl_divergence"] == pytest.approx(expected["kl_divergence"], rel=1e-4)
+        assert found["reward_margin"] == pytest.approx(expected["reward_margin"], rel=1e-3)
+
+
+def test_a_baseline_that_is_no_adapter_is_named_by_its_key(toy_overrides: list[str], tmp_path: Path) -> None:
+    config = config_of(toy_overrides, f"evaluation.baseline_checkpoint={tmp_path}")
+    with pytest.raises(ModelError, match=r"evaluation\.baseline_checkpoint: .*no adapter there"):
+        measure(config, paths=paths_of(tmp_path), half="search", workbench=Workbench())
 
 
 @pytest.mark.parametrize("phase", [False, True], ids=["adapters", "adapters and branch"])

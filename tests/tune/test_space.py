@@ -1,10 +1,22 @@
 """Ranges as Optuna distributions, and the points a search begins with."""
 
+from typing import Any
+
 import pytest
 
 from phasegpt.config_ranges import Distribution, Kind, Scalar
 from phasegpt.config_search import Search
-from tune.space import LITERATURE, budget, contains, grid_points, literature_points, to_optuna
+from tune.space import (
+    LITERATURE,
+    RANGE,
+    as_params,
+    budget,
+    contains,
+    draw,
+    grid_points,
+    literature_points,
+    to_optuna,
+)
 
 EVERY_KIND: list[tuple[Kind, tuple[Scalar, ...]]] = [
     ("uniform", (0.0, 0.1)),
@@ -88,3 +100,70 @@ def test_a_search_of_other_parameters_has_no_published_points() -> None:
         literature_points({"model.lora_config.r": Distribution("randint", (4, 64))}, {"model.lora_config.r": 8}, 3)
         == []
     )
+
+
+METHOD, LAMBDA = "training.method", "training.kto_lambda"
+CONDITIONAL = Search.model_validate(
+    {
+        "parameters": {
+            LAMBDA: {"loguniform": [0.001, 1.0], "or": [0], "grid": [0.01, 0.5], "when": {METHOD: "kto"}},
+            METHOD: {"choice": ["dpo", "kto"]},
+            BETA: {"uniform": [0.1, 1.0]},
+        }
+    }
+).parameters
+OWN = {METHOD: "kto", LAMBDA: 0.1, BETA: 0.3}
+
+
+def drawn(**answers: Any) -> dict[str, Any]:
+    """The point that comes of these answers; a question without one fails."""
+    return draw(CONDITIONAL, OWN, lambda name, _: answers[name])
+
+
+def test_a_parameter_is_drawn_where_its_condition_holds_and_no_part_of_the_point_elsewhere() -> None:
+    assert drawn(**{METHOD: "dpo", BETA: 0.2}) == {METHOD: "dpo", BETA: 0.2}
+    ranged = {METHOD: "kto", BETA: 0.2, f"{LAMBDA}?": RANGE, LAMBDA: 0.05}
+    assert drawn(**ranged) == {METHOD: "kto", BETA: 0.2, LAMBDA: 0.05}
+    assert drawn(**{METHOD: "kto", BETA: 0.2, f"{LAMBDA}?": 0}) == {METHOD: "kto", BETA: 0.2, LAMBDA: 0}
+
+
+@pytest.mark.parametrize("point", [OWN, {METHOD: "dpo", BETA: 0.2}, {METHOD: "kto", LAMBDA: 0, BETA: 1.0}])
+def test_a_point_is_told_by_the_names_that_are_drawn(point: dict[str, Any]) -> None:
+    assert drawn(**as_params(CONDITIONAL, point)) == point
+
+
+def test_a_grid_takes_the_points_of_ranges_and_counts_what_does_nothing_once() -> None:
+    points = grid_points(CONDITIONAL, OWN)
+    assert [(p[METHOD], p.get(LAMBDA)) for p in points] == [("kto", 0.1), ("dpo", None), ("kto", 0.01), ("kto", 0.5)]
+    assert {p[BETA] for p in points} == {0.3}
+
+
+def test_what_stands_beside_a_range_belongs_to_it() -> None:
+    assert contains(CONDITIONAL[LAMBDA], 0)
+    assert contains(CONDITIONAL[LAMBDA], 0.01)
+    assert not contains(CONDITIONAL[LAMBDA], 0.0001)
+    assert CONDITIONAL[LAMBDA].edges() == (0.001, 1.0, 0, 0.01, 0.5)
+
+
+def test_a_range_is_written_as_it_is_read() -> None:
+    written = {"loguniform": [0.001, 1.0], "or": [0], "grid": [0.01, 0.5], "when": {METHOD: ["kto"]}}
+    assert Distribution.parse(written).written() == written
+    assert Distribution.parse({"grid": [1, 2]}).written() == {"grid": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"uniform": [0, 1], "loguniform": [0.1, 1]},
+        {"choice": [1], "grid": [1]},
+        {"choice": [1], "or": [2]},
+        {"or": [0]},
+        {"uniform": [0, 1], "or": 0},
+        {"uniform": [0, 1], "when": "kto"},
+        {"uniform": [0, 1], "unless": {METHOD: "dpo"}},
+        {"uniform": [0, 1], "grid": [[[1]]]},
+    ],
+)
+def test_what_is_no_range_is_refused(written: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"expected|stand beside a range"):
+        Distribution.parse(written)
