@@ -252,9 +252,12 @@ class _Record:
             self.on_step(step, values)
 
     def after_save(self, step: int, checkpoint: Path) -> None:
-        if any(evaluation.step == step for evaluation in self.evaluations):
-            self._pause()
-            return
+        evaluation = next((made for made in self.evaluations if made.step == step), None) or self._evaluate(step)
+        self._pause()
+        if self.on_evaluation is not None:  # of one made before a cut it is not known whether it was told
+            self.on_evaluation(evaluation, checkpoint)
+
+    def _evaluate(self, step: int) -> Evaluation:
         evaluation = _evaluated(self.run, step, self.total)
         scaling = scaling_metrics(self.meter.read(), self.run.suite.metrics)
         evaluation = replace(evaluation, summary={**evaluation.summary, **scaling})
@@ -263,9 +266,7 @@ class _Record:
         if ranks.first():
             self._keep(evaluation)
         log.info("%s: evaluation at step %d %s", self.paths.name, step, _short(evaluation.summary))
-        self._pause()
-        if self.on_evaluation is not None:
-            self.on_evaluation(evaluation, checkpoint)
+        return evaluation
 
     def _pause(self) -> None:
         """Raises Paused where the evaluation is there that the run was asked for, made now or before a cut."""

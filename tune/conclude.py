@@ -24,13 +24,13 @@ log = logging.getLogger("phasegpt")
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a search came to. `finalists` best first; `champion` is filled in by the registry's decision."""
+    """What a search came to. `finalists` best first; `adapter` the winner's, None where its job left none."""
 
     winner: Finalist
     finalists: tuple[Finalist, ...]
     verdict: str
     baseline: Mapping[str, Any]
-    adapter: Path
+    adapter: Path | None
     run_name: str
 
 
@@ -50,8 +50,8 @@ def conclude(request: Request, searcher: JobSearcher) -> Conclusion | None:
     best = winner(request.config.search, judged)
     run_name = final_results(request, searcher, best)[0]["name"].rsplit("/", 1)[-1]
     ordered = sorted(judged, key=lambda f: (f is not best, not f.feasible, f.number))
-    adapter = Path(searcher.read(run_name)["adapter"])
-    return Conclusion(best, tuple(ordered), verdict(best), baseline, adapter, run_name)
+    adapter = searcher.read(run_name).get("adapter")
+    return Conclusion(best, tuple(ordered), verdict(best), baseline, Path(adapter) if adapter else None, run_name)
 
 
 def final_results(request: Request, searcher: JobSearcher, who: Candidate | Finalist) -> list[Mapping[str, Any]]:

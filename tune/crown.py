@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from phasegpt.metrics.text import scorer
 from tune.conclude import Conclusion
 from tune.delivery import open_client
 from tune.finalists import Finalist, prompt_scores
+from tune.jobs import trial_name
 from tune.lineage import git_state
 from tune.request import Request
 from tune.tracking import Tracker
@@ -28,11 +30,13 @@ def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, final
     from tune.registry import promote
 
     name = model_name(request.track)
+    if found.adapter is None:
+        return {"model": name, "version": None, "promoted": False, "reason": "the winner left no adapter to register"}
     tracker.flush(SECONDS_FOR_MLFLOW)
     run_id = tracker.run_id(f"{request.name}/{found.run_name}")
     if run_id is None:
         return {"model": name, "version": None, "promoted": False, "reason": "MLflow was away; nothing was registered"}
-    candidate = _candidate(request, found, run_id, finals)
+    candidate = _candidate(request, found, found.adapter, run_id, finals)
     try:
         decision = promote(open_client(uri), candidate, request.places.storage)
     except (MlflowException, OSError) as error:
@@ -41,7 +45,7 @@ def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, final
     return {"model": name, "version": decision.version, "promoted": decision.promote, "reason": decision.reason}
 
 
-def _candidate(request: Request, found: Conclusion, run_id: str, finals: Sequence[Any]) -> Any:
+def _candidate(request: Request, found: Conclusion, adapter: Path, run_id: str, finals: Sequence[Any]) -> Any:
     from tune.gate import Candidate
 
     best, config = found.winner, finals[0]["config"]
@@ -60,9 +64,9 @@ def _candidate(request: Request, found: Conclusion, run_id: str, finals: Sequenc
         track=request.track,
         search=request.name,
         run_id=run_id,
-        adapter=found.adapter,
+        adapter=adapter,
         config=config,
-        trial=f"trial-{best.number:03d}",
+        trial=trial_name(best.number),
         data_hash=finals[0]["hashes"]["data"],
         commit=git_state()[0],
     )

@@ -5,7 +5,7 @@ Resume is replay (DESIGN decision 11): a new Tuner from the study, the results a
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -109,11 +109,18 @@ def trial_resources(workers: Crew) -> dict[str, float]:
     return {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {}), **kind}
 
 
-def run_jobs(request: Request, searcher: JobSearcher, watch: Watch, slot: Slots, workers: Crew) -> bool:
+def run_jobs(
+    request: Request,
+    searcher: JobSearcher,
+    watch: Watch,
+    slot: Slots,
+    workers: Crew,
+    trainable: Callable[[Mapping[str, Any]], None] | None = None,
+) -> bool:
     """Put every job of the search through the cluster; False where the user interrupted it."""
     resources = trial_resources(workers)
     tuner = tune.Tuner(
-        tune.with_resources(run_job, resources),
+        tune.with_resources(trainable or run_job, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(request, searcher),

@@ -5,24 +5,18 @@ Exit status: 0 a winner was found, 2 bad input, 3 the search ended without a usa
 
 import argparse
 import json
-import logging
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tune.capacity import Ask, add_options, chosen, shared_by, slots
+from tune.capacity import Ask, add_options, shared_by
 
 if TYPE_CHECKING:
-    from tune.conclude import Conclusion
-    from tune.console import Console
+    from tune.drive import Trainable
     from tune.request import Request
-    from tune.tracking import Tracker
-    from tune.watch import Watch
 
-WON, BAD_INPUT, NO_RESULT, INTERRUPTED = 0, 2, 3, 130
-log = logging.getLogger("phasegpt")
+WON, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 EXAMPLES = """examples:
   python -m tune.search --track b                       the whole search on this machine
@@ -97,11 +91,11 @@ def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
     return [*found, *shared_by(options.workers_per_trial, "--workers-per-trial")]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, check, and do what was asked; every message is for people."""
+def main(argv: Sequence[str] | None = None, trainable: "Trainable | None" = None) -> int:
+    """Parse, check, and do what was asked; every message is for people. `trainable` stands in for jobs that train."""
     options = parser().parse_args(argv)
     try:
-        return _search(options)
+        return _search(options, trainable)
     except _bad_input() as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -118,9 +112,10 @@ def _bad_input() -> tuple[type[Exception], ...]:
     return RequestError, ModelError, TrackingError
 
 
-def _search(options: argparse.Namespace) -> int:
+def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     from phasegpt.base_model import resolve_base
     from phasegpt.config_io import project_root
+    from tune.drive import drive
     from tune.wandb_sink import require_wandb
 
     request = _request(options)
@@ -130,7 +125,7 @@ def _search(options: argparse.Namespace) -> int:
     if options.plan:
         return _print_plan(request, options.json)
     resolve_base(request.config.model.base_model, project_root())
-    return _run(_with_fetched(request, options.tracking_uri), options)
+    return drive(_with_fetched(request, options.tracking_uri), options, trainable)
 
 
 def _with_fetched(request: "Request", uri: str | None) -> "Request":
@@ -177,143 +172,6 @@ def _print_plan(request: "Request", as_object: bool) -> int:
     plan = make_plan(request)
     print(json.dumps(as_json(plan), indent=1) if as_object else as_text(plan))
     return WON
-
-
-def _run(request: "Request", options: argparse.Namespace) -> int:
-    from filelock import FileLock, Timeout
-
-    from phasegpt.logs import log_to
-    from tune.request import RequestError
-
-    request.places.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(request.places.folder / "driver.lock", timeout=0), log_to(request.places.log):
-            return _run_alone(request, options)
-    except Timeout:
-        raise RequestError(
-            f"{request.name} is being run by another process; wait for it or take another --name"
-        ) from None
-
-
-def _run_alone(request: "Request", options: argparse.Namespace) -> int:
-    from phasegpt.config_io import project_root
-    from tune import environment
-    from tune.console import Console
-    from tune.delivery import tracking_uri
-    from tune.finalists import most_finals
-    from tune.space import budget
-    from tune.spool import SPOOL
-    from tune.tracking import Tracker
-
-    environment.prepare(own_cluster=options.address is None)
-    if not request.resumed:
-        request.save()
-    log.propagate = False  # the terminal belongs to the console
-    _keep_data_checks(request)
-    search = request.config.search
-    trials = budget(search, request.own_values())
-    jobs = 2 + trials + most_finals(search, trials)
-    console = Console(f"{request.name}: track {request.track}", search.objectives, jobs, options.json)
-    console.say(f"{request.name}: {request.profile_reason}")
-    for warning in request.warnings:
-        console.say(warning)
-    uri = tracking_uri(project_root(), options.tracking_uri)
-    tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
-    try:
-        return _with_tracker(request, options, console, tracker, uri)
-    finally:
-        waiting = tracker.close(timeout=60)
-        if waiting:
-            console.say(
-                f"{waiting} rows wait for MLflow; send them with: python -m tune.tracking sync {request.places.folder}"
-            )
-
-
-def _keep_data_checks(request: "Request") -> None:
-    from phasegpt.files import write_json
-
-    write_json(request.places.data_checks, request.data.as_dict())
-    for warning in request.data.warnings:
-        log.warning("data: %s: %s", warning.code, warning.at(request.data.source))
-
-
-def _with_tracker(
-    request: "Request", options: argparse.Namespace, console: "Console", tracker: "Tracker", uri: str
-) -> int:
-    from tune.conclude import conclude, final_results, summary, write_summary
-    from tune.crown import crown
-    from tune.lineage import search_tags
-    from tune.run import cluster, crew, make_searcher, run_jobs
-    from tune.watch import Watch
-
-    workers = request.config.training.distributed.workers
-    ask = Ask.of(workers, options)
-    with cluster(options.address, dashboard=workers > 1) as nodes:
-        slot = slots(nodes, ask, request.config.search.max_concurrent)
-        hands = crew(slot, ask)
-        tags = search_tags(request)
-        searcher = make_searcher(request, hands)
-        watch = Watch(searcher, console, tracker, request.name, tags)
-        _track_begin(request, tracker, {**tags, "kind": "search"}, watch)
-        with console:
-            whole = run_jobs(request, searcher, watch, slot, hands)
-    if not whole:
-        tracker.finish(request.name, "KILLED")
-        return _interrupted(request, options)
-    found = conclude(request, searcher)
-    champion = crown(request, found, tracker, uri, final_results(request, searcher, found.winner)) if found else None
-    report = summary(request, searcher, found, champion)
-    write_summary(request, report)
-    _track_end(request, report, tracker, found)
-    if options.json:
-        print(json.dumps(report, indent=1))
-    else:
-        _say_end(request, report, console)
-    return WON if found else NO_RESULT
-
-
-def _track_begin(request: "Request", tracker: "Tracker", tags: dict[str, str], watch: "Watch") -> None:
-    from tune.lineage import search_params
-
-    tracker.run(request.name, request.name, parent=None, tags=tags, params=search_params(request))
-    watch.settle()
-    tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
-    tracker.file(request.name, request.places.request, "config")
-    tracker.file(request.name, request.places.data_checks, "data")
-    tracker.tags(request.name, {"data_warnings": str(len(request.data.warnings))})
-
-
-def _interrupted(request: "Request", options: argparse.Namespace) -> int:
-    """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
-    command = shlex.join(["python", "-m", "tune.search", *resume_arguments(request, options)])
-    print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
-    print(f"  {command}", file=sys.stderr)
-    return INTERRUPTED
-
-
-def resume_arguments(request: "Request", options: argparse.Namespace) -> list[str]:
-    """The options that go on with a search: its name, and where it was told to run and to write."""
-    words = ["--track", request.track, "--resume", request.name]
-    for name in ("storage", "tracking_uri", "address"):
-        value = getattr(options, name)
-        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-    return words + chosen(options) + (["--json"] if options.json else [])
-
-
-def _track_end(request: "Request", report: dict[str, Any], tracker: "Tracker", found: "Conclusion | None") -> None:
-    if found is not None:
-        metrics = {f"winner/{name}": value for name, value in found.winner.metrics.items()}
-        tracker.metrics(request.name, {**metrics, **dict(found.winner.metrics)}, 0)
-        tracker.tags(request.name, {"winner": f"trial-{found.winner.number:03d}", "verdict": found.verdict})
-    tracker.file(request.name, request.places.summary, "result")
-    tracker.file(request.name, request.places.log, "log")
-    tracker.finish(request.name, "FINISHED" if found else "FAILED")
-
-
-def _say_end(request: "Request", report: dict[str, Any], console: "Console") -> None:
-    from tune.ending import ending
-
-    console.say(ending(request, report))
 
 
 if __name__ == "__main__":

@@ -134,9 +134,14 @@ class Study:
         return Asked(trial.number, values, _origin(trial))
 
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Note an evaluation before the end. Intermediate values in a study of several objectives would crash TPE."""
+        """Note an evaluation before the end; one that is told again, as after a crash, is noted once.
+
+        Intermediate values in a study of several objectives would crash TPE.
+        """
         trial = self._running[number]
         curve = dict(trial.user_attrs.get(CURVE, {}))
+        if curve.get(str(step)) == _finite(metrics):
+            return
         trial.set_user_attr(CURVE, {**curve, str(step): _finite(metrics)})
         value = metrics.get(self.objectives[0], math.nan)
         if len(self.objectives) == 1 and math.isfinite(value):

@@ -118,7 +118,7 @@ class Watch(Callback):  # type: ignore[misc]
         if result.get("answers"):
             self.tracker.table(key, result["answers"], "answers.json")
         self.tracker.file(key, path, "result")
-        if "config" in result:
+        if result.get("adapter"):
             self.tracker.tags(key, {"config_hash": result["config_hash"], "data_hash": result["hashes"]["data"]})
             self.tracker.file(key, Path(result["adapter"]).with_name("config.yaml"), "config")
             self.tracker.folder(key, Path(result["adapter"]), "adapter")

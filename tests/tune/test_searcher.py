@@ -54,10 +54,12 @@ class Hands:
         return taken
 
     def pause(self, trial_id: str, loss: float) -> None:
-        """The job comes as far as it was asked to."""
+        """The job comes as far as it was asked to; Ray tells of the report first, and then of the end."""
         step = self.searcher.jobs[trial_id].until
         assert step is not None
-        self.searcher.on_trial_complete(trial_id, result=report(step, loss) | {PAUSED_KEY: True, FINISHED_KEY: False})
+        last = report(step, loss) | {PAUSED_KEY: True, FINISHED_KEY: False}
+        self.searcher.on_trial_result(trial_id, last)
+        self.searcher.on_trial_complete(trial_id, result=last)
 
     def finish(self, trial_id: str, loss: float = 0.5, perplexity: float = 40.0, **told: str) -> None:
         """The job writes its result and ends well."""

@@ -1,0 +1,73 @@
+"""Searches whose jobs train nothing: `python -m tests.noop` takes the options of tune.search.
+
+A job sleeps, reports a curve and leaves a result, without torch: what is left is the search itself. Its loss is least
+at β = 0.1; its seconds and its evaluations come from the environment.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SECONDS, EVALUATIONS, LOG = "NOOP_SECONDS", "NOOP_EVALUATIONS", "NOOP_LOG"
+PROMPTS = 6
+
+
+def loss(values: Mapping[str, Any], step: int, steps: int) -> float:
+    """Falls over the steps to how many powers of ten β is away from 0.1."""
+    return abs(math.log10(values.get("training.beta", 0.1)) + 1) + 1 - step / steps
+
+
+def noop_job(config: Mapping[str, Any]) -> None:
+    """The trainable; it goes on from where a job of its name stopped, as a fit does."""
+    from ray import tune
+
+    from phasegpt.files import write_json
+    from phasegpt.runs import run_paths
+    from tune.jobs import from_config
+    from tune.reports import FINISHED_KEY, PAUSED_KEY, with_metrics
+
+    job, spec = from_config(config)
+    paths = run_paths(Path(spec["storage"]), spec["track"], f"{spec['name']}/{job.name}")
+    steps = int(os.environ.get(EVALUATIONS, "1")) if job.kind != "baseline" else 1
+    reached = paths.checkpoints / "reached.json"
+    begun = json.loads(reached.read_text()) if reached.is_file() else 0
+    _note(f"{job.name} from {begun}")
+    for step in range(max(begun, 1), steps + 1):
+        time.sleep(float(os.environ.get(SECONDS, "0")) / steps if step > begun else 0)
+        metrics = {"eval_loss": loss(job.values, step, steps), "perplexity": 40.0 + step}
+        write_json(reached, step)
+        if step == job.until:
+            break
+        if step < steps:
+            tune.report(with_metrics(metrics, step, spec["objective"]))
+    else:
+        step = steps
+        metrics = {"eval_loss": loss(job.values, step, steps), "perplexity": 40.0 + step}
+        pairs = [{"id": f"pair-{n}", "eval_loss": metrics["eval_loss"] + n / 100} for n in range(PROMPTS)]
+        seed = job.values.get("experiment.seed", 42)
+        result = {"metrics": metrics, "step": step, "steps": steps, "pairs": pairs, "answers": []}
+        write_json(
+            paths.results,
+            {**result, "name": paths.name, "adapter": "", "config": {"experiment": {"seed": seed}}, "seconds": {}},
+        )
+    paused = job.until is not None and step == job.until and step < steps
+    tune.report({**with_metrics(metrics, step, spec["objective"]), FINISHED_KEY: not paused, PAUSED_KEY: paused})
+
+
+def _note(text: str) -> None:
+    """A line in the file that counts how often each job began."""
+    if place := os.environ.get(LOG):
+        with Path(place).open("a") as log:
+            log.write(text + "\n")
+
+
+if __name__ == "__main__":
+    from tests.noop import noop_job as job
+    from tune.search import main
+
+    sys.exit(main(sys.argv[1:], job))
