@@ -184,6 +184,7 @@ class Tree:
         return [
             *self._missing_files(config),
             *missing_reference,
+            *self._missing_baseline(config),
             *self._idle_overrides(config),
             *self._bad_edges(config),
         ]
@@ -203,6 +204,12 @@ class Tree:
                 "dpo takes the base model" if config.training.method == "dpo" else "train it first, or set it to null"
             )
             yield self._problem("training.reference_model", f"expected a folder, found none at {resolve(name)}; {cure}")
+
+    def _missing_baseline(self, config: Config) -> Iterator[Problem]:
+        name = config.evaluation.baseline_checkpoint
+        if name and not is_registered(name) and not os.path.isdir(resolve(name)):
+            message = f"expected an adapter's or a run's folder, or models:/…, found none at {resolve(name)}"
+            yield self._problem("evaluation.baseline_checkpoint", message)
 
     def _idle_overrides(self, config: Config) -> Iterator[Problem]:
         for key in dict.fromkeys(self.overridden):

@@ -90,6 +90,21 @@ class Distribution:
         return (*ends, *self.singles(), *_thawed(self.points))
 
 
+def in_order(parameters: Mapping[str, Distribution]) -> list[str]:
+    """The keys of searched parameters, those that others depend on first."""
+    return sorted(parameters, key=lambda key: bool(parameters[key].when))
+
+
+def holds(distribution: Distribution, values: Mapping[str, Any]) -> bool:
+    """Whether a parameter counts beside these values of the others."""
+    return all(_frozen(WHEN, [values[key]])[0] in allowed for key, allowed in distribution.when.items())
+
+
+def active(parameters: Mapping[str, Distribution], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a value for every parameter those that count, in the parameters' order."""
+    return {key: values[key] for key, distribution in parameters.items() if holds(distribution, values)}
+
+
 def _kind_of(written: Any) -> Kind:
     """The key that says the kind: the only one of the kinds, or the one beside `grid`."""
     kinds = [key for key in written if key in WRITTEN] if isinstance(written, dict) else []

@@ -17,6 +17,7 @@ from phasegpt.answers import couples_of, read_preferences, split_preferences
 from phasegpt.config import Config, value_at
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import Tree, load_tree, project_root, resolve, track_config
+from phasegpt.config_ranges import LISTED, active
 from phasegpt.config_sections import is_text
 from phasegpt.data_checks import Rules
 from phasegpt.data_report import Report, check_file
@@ -193,8 +194,9 @@ def check_searchable(config: Config, tree: Tree) -> None:
             f"{tree.place(('training', 'preference_dataset'))}: training.preference_dataset: a search compares by "
             f"pairs, and a text has none; for a single run: python train.py --config {tree.source}"
         )
-    ranges = [key for key, d in config.search.parameters.items() if d.kind not in ("choice", "grid")]
-    without = [key for key in ranges if value_at(config, key) is None]
+    parameters = config.search.parameters
+    own = active(parameters, {key: value_at(config, key) for key in parameters})
+    without = [key for key, value in own.items() if value is None and parameters[key].kind not in LISTED]
     if without:
         raise RequestError("\n".join(_no_first_value(key, tree) for key in without))
 

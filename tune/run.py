@@ -12,14 +12,14 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from phasegpt.config import Config
 from phasegpt.config_io import project_root
 from phasegpt.workers import Crew
 from tune.capacity import Ask, Node, Slots
 from tune.request import Request
-from tune.scheduler import StoppingScheduler
+from tune.scheduler import NotingScheduler
 from tune.searcher import JobSearcher
 from tune.steps import steps_of
 from tune.stopping import rungs
@@ -91,9 +91,8 @@ def make_searcher(request: Request, workers: Crew) -> JobSearcher:
 
 def make_scheduler(request: Request, searcher: JobSearcher) -> TrialScheduler:
     """Asynchronous halving, or first come first served: synchronous halving is the searcher's."""
-    if request.config.search.scheduler != "asha":
-        return FIFOScheduler()
-    return StoppingScheduler(searcher, trial_rungs(request.config))
+    stopping = request.config.search.scheduler == "asha"
+    return NotingScheduler(searcher, trial_rungs(request.config) if stopping else ())
 
 
 def trial_rungs(config: Config) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
-"""Asynchronous halving as a Ray scheduler: first come first served, and a trial that is behind at a rung is stopped.
+"""What Ray does not tell a searcher: early stops and causes of death, noted before Ray acts on them.
 
-What was reached before is read from the study, so a resumed search stops by all that was ever measured. Each stop is
-noted with the searcher before Ray acts on it: Ray itself tells a searcher the same for a stop as for an end.
+Ray tells a searcher the same for a stop as for an end, and of a dead worker nothing. Asynchronous halving stops a trial
+that is behind at a rung; what others reached there is read from the study, so a resumed search stops by all that was
+ever measured.
 """
 
 from collections.abc import Sequence
@@ -11,13 +12,19 @@ from ray.tune.schedulers import FIFOScheduler
 
 from tune.reports import FINISHED_KEY
 from tune.searcher import JobSearcher
+from tune.smaller import OOM
 from tune.stopping import loses
 
+KILLED_FOR_MEMORY = "OutOfMemoryError"
 
-class StoppingScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Stops trials by the first objective at `rungs`, the last of which is a trial's own end and stops none."""
 
-    def __init__(self, searcher: JobSearcher, rungs: Sequence[int]) -> None:
+class NotingScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops trials by the first objective at `rungs`, the last of which is a trial's own end and stops none.
+
+    Without rungs nothing is stopped.
+    """
+
+    def __init__(self, searcher: JobSearcher, rungs: Sequence[int] = ()) -> None:
         super().__init__()
         self.searcher, self.rungs = searcher, frozenset(rungs[:-1])
 
@@ -35,3 +42,14 @@ class StoppingScheduler(FIFOScheduler):  # type: ignore[misc]
             return str(self.CONTINUE)
         self.searcher.note_stop(trial.trial_id, step)
         return str(self.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A worker died for good."""
+        said = str(trial.get_error() or "")
+        why = (
+            f"{OOM}: the machine ran out of memory and Ray killed the worker; fewer trials at once "
+            f"(--max-concurrent) or a smaller training.batch_size"
+            if KILLED_FOR_MEMORY in said
+            else "the worker died; its log is beside the search"
+        )
+        self.searcher.note_death(trial.trial_id, why)

@@ -162,6 +162,10 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         self._stopped.add(trial_id)
         log.info("%s: stopped early at step %d", self.jobs[trial_id].name, step)
 
+    def note_death(self, trial_id: str, why: str) -> None:
+        """The scheduler knows what a worker died of: Ray tells a searcher only that it did."""
+        self.why[trial_id] = why
+
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A job ended: tell the study which way."""
         job = self.jobs[trial_id]
@@ -193,7 +197,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             return "pruned", "stopped by the scheduler"
         if not error:
             return "interrupted", ""
-        return "failed", "the worker died; its log is beside the search"
+        return "failed", self.why.get(trial_id, "the worker died")
 
     def on_trial_error(self, trial_id: str) -> None:
         """Part of Ray's interface; errors arrive through `on_trial_complete`."""

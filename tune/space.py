@@ -17,7 +17,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from phasegpt.config_ranges import LISTED, Distribution
+from phasegpt.config_ranges import LISTED, Distribution, active, holds, in_order
 from phasegpt.config_search import Search
 
 Values = dict[str, Any]
@@ -38,9 +38,9 @@ LITERATURE: tuple[tuple[str, Values], ...] = (
 def draw(parameters: Parameters, own: Values, ask: Draw) -> Values:
     """One point of the space, as a config holds it; `own` are the config's values of all parameters."""
     values: Values = {}
-    for key in _in_order(parameters):
+    for key in in_order(parameters):
         distribution = parameters[key]
-        if not _holds(distribution, values):
+        if not holds(distribution, values):
             continue
         if distribution.also:
             taken = ask(key + CHOICE, CategoricalDistribution((RANGE, *map(as_optuna, distribution.singles()))))
@@ -49,22 +49,6 @@ def draw(parameters: Parameters, own: Values, ask: Draw) -> Values:
                 continue
         values[key] = from_optuna(ask(key, to_optuna(distribution, own[key])), distribution, own[key])
     return values
-
-
-def _in_order(parameters: Parameters) -> list[str]:
-    """Keys with those that others depend on first."""
-    return sorted(parameters, key=lambda key: bool(parameters[key].when))
-
-
-def _holds(distribution: Distribution, values: Values) -> bool:
-    """Whether a parameter counts beside the values of its switches."""
-    return all(as_optuna(values[key]) in map(as_optuna, allowed) for key, allowed in distribution.when.items())
-
-
-def active(parameters: Parameters, values: Values) -> Values:
-    """Of a value for every parameter those that count, in the parameters' order."""
-    counting = [key for key in _in_order(parameters) if _holds(parameters[key], values)]
-    return {key: values[key] for key in parameters if key in counting}
 
 
 def as_params(parameters: Parameters, values: Values) -> Values:

@@ -8,6 +8,7 @@ Figures are in docs/operations.md.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -77,7 +78,7 @@ def ours(trials: int, folder: Path, *words: str, **settings: str) -> dict[str, A
     if process.returncode != 0:
         raise SystemExit((folder / "log").read_text()[-3000:])
     ends = sorted(path.stat().st_mtime for path in results.glob("trial-*.json"))
-    gaps = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(ends)]
     part = min(100, len(gaps) // 2)
     return {
         "trials": trials,
