@@ -1,7 +1,7 @@
 """Searches whose jobs train nothing: `python -m tests.noop` takes the options of tune.search.
 
 A job sleeps, reports a curve and leaves a result, without torch: what is left is the search itself. Its loss is least
-at β = 0.1; its seconds and its evaluations come from the environment.
+at β = 0.1; it has the steps and evaluations of its config, and NOOP_SECONDS in all.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SECONDS, EVALUATIONS, LOG = "NOOP_SECONDS", "NOOP_EVALUATIONS", "NOOP_LOG"
+SECONDS, LOG = "NOOP_SECONDS", "NOOP_LOG"
 PROMPTS = 6
 
 
@@ -33,30 +33,27 @@ def noop_job(config: Mapping[str, Any]) -> None:
 
     job, spec = from_config(config)
     paths = run_paths(Path(spec["storage"]), spec["track"], f"{spec['name']}/{job.name}")
-    steps = int(os.environ.get(EVALUATIONS, "1")) if job.kind != "baseline" else 1
+    steps, interval = spec["config"]["training"]["max_steps"], spec["config"]["evaluation"]["eval_interval"]
     reached = paths.checkpoints / "reached.json"
     begun = json.loads(reached.read_text()) if reached.is_file() else 0
     _note(f"{job.name} from {begun}")
     for step in range(max(begun, 1), steps + 1):
         time.sleep(float(os.environ.get(SECONDS, "0")) / steps if step > begun else 0)
+        if step % interval and step < steps:
+            continue
         metrics = {"eval_loss": loss(job.values, step, steps), "perplexity": 40.0 + step}
+        report = with_metrics(metrics, step, spec["objective"])
         write_json(reached, step)
         if step == job.until:
-            break
+            tune.report({**report, FINISHED_KEY: False, PAUSED_KEY: True})
+            return
         if step < steps:
-            tune.report(with_metrics(metrics, step, spec["objective"]))
-    else:
-        step = steps
-        metrics = {"eval_loss": loss(job.values, step, steps), "perplexity": 40.0 + step}
-        pairs = [{"id": f"pair-{n}", "eval_loss": metrics["eval_loss"] + n / 100} for n in range(PROMPTS)]
-        seed = job.values.get("experiment.seed", 42)
-        result = {"metrics": metrics, "step": step, "steps": steps, "pairs": pairs, "answers": []}
-        write_json(
-            paths.results,
-            {**result, "name": paths.name, "adapter": "", "config": {"experiment": {"seed": seed}}, "seconds": {}},
-        )
-    paused = job.until is not None and step == job.until and step < steps
-    tune.report({**with_metrics(metrics, step, spec["objective"]), FINISHED_KEY: not paused, PAUSED_KEY: paused})
+            tune.report(report)
+    pairs = [{"id": f"pair-{n}", "eval_loss": metrics["eval_loss"] + n / 100} for n in range(PROMPTS)]
+    seed = job.values.get("experiment.seed", 42)
+    result = {"name": paths.name, "metrics": metrics, "step": steps, "steps": steps, "pairs": pairs, "answers": []}
+    write_json(paths.results, {**result, "adapter": "", "config": {"experiment": {"seed": seed}}, "seconds": {}})
+    tune.report({**report, FINISHED_KEY: True})
 
 
 def _note(text: str) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.noop import SECONDS
+
 MIB = 2**20
 BARE = """
 import sys, time
@@ -45,11 +47,11 @@ print((ends[-1] - ends[0]) / (len(ends) - 1))
 """
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def ours(trials: int, folder: Path, *words: str, **settings: str) -> dict[str, Any]:
+def ours(trials: int, folder: Path, *words: str) -> dict[str, Any]:
     """One search: seconds a trial, the last hundred over the first, MiB of the driver when it began and ended."""
     sets = ["search.objectives={eval_loss: min}", "search.constraints={}", "search.finalists={count: 1, seeds: 1}"]
     command = [
@@ -68,7 +70,7 @@ def ours(trials: int, folder: Path, *words: str, **settings: str) -> dict[str, A
     command += [word for value in sets for word in ("--set", value)] + list(words)
     begun = time.monotonic()
     log = (folder / "log").open("w")
-    process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment(**settings))
+    process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment())
     results = folder / "results" / "v14" / "track_b" / "overhead"
     sizes: list[float] = []
     while process.poll() is None:
@@ -133,13 +135,14 @@ def busy(slots: int, seconds: float, rounds: int = 4) -> dict[str, float]:
     from tune import environment as settings
 
     settings.prepare(own_cluster=True)
+    os.environ |= {**environment(), SECONDS: str(seconds)}  # the workers have it from the cluster that starts them
     import ray
 
     context = ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory() as folder:
             words = ["--address", context.address_info["address"], "--sampler", "random"]
-            row = ours(slots * rounds, Path(folder), *words, NOOP_SECONDS=str(seconds))
+            row = ours(slots * rounds, Path(folder), *words)
     finally:
         ray.shutdown()
     ends = row["ends"]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from phasegpt.files import read_json
-from tests.noop import EVALUATIONS, LOG, SECONDS, loss
+from tests.noop import LOG, SECONDS, loss
 from tune.request import resumed_request
 from tune.study import Study
 
@@ -50,7 +50,7 @@ class Place:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         environment = {**os.environ, MARK: self.mark, "PYTHONPATH": str(ROOT), LOG: str(self.folder / "begun")}
-        environment |= {SECONDS: "0.3", EVALUATIONS: "3"}
+        environment |= {SECONDS: "0.3"}
         command = [sys.executable, "-m", "tests.noop", "--track", "b", "--storage", str(self.folder)]
         return subprocess.Popen(
             [*command, "--tracking-uri", self.uri, *words],

@@ -50,7 +50,9 @@ class Told:
 
 @pytest.fixture
 def told(toy_request: ToyRequest, monkeypatch: pytest.MonkeyPatch) -> Told:
-    return Told(toy_request("training.batch_size=4", "evaluation.metrics=[eval_loss, spiral_score, kl_divergence]"), monkeypatch)
+    return Told(
+        toy_request("training.batch_size=4", "evaluation.metrics=[eval_loss, spiral_score, kl_divergence]"), monkeypatch
+    )
 
 
 def test_a_job_pauses_where_it_is_asked_to_and_goes_on_to_its_end(told: Told) -> None:

@@ -1,0 +1,88 @@
+"""Whole searches on Ray whose jobs train nothing: stops, cohorts and several objectives, to the record."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ray_cluster import Cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+LENGTH = ["training.max_steps=9", "evaluation.eval_interval=3"]
+
+
+def searched(cluster: Cluster, folder: Path, *sets: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `--json` printed of a search, and its MLflow runs by key."""
+    words = ["--track", "b", "--profile", "laptop", "--name", "s", "--storage", str(folder), "--json"]
+    words += ["--address", cluster.address, "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
+    words += [word for value in (*LENGTH, *sets) for word in ("--set", value)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.noop", *words],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), runs_of(folder)
+
+
+def runs_of(folder: Path) -> dict[str, Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("phasegpt-v14").experiment_id], max_results=1000)
+    return {run.data.tags["phasegpt.run_key"].removeprefix("s/"): run for run in found}
+
+
+def test_forty_trials_of_two_objectives_with_early_stops_end_without_an_error(
+    ray_cluster: Cluster, tmp_path: Path
+) -> None:
+    both = "search.objectives={eval_loss: min, perplexity: min}"
+    found, runs = searched(
+        ray_cluster, tmp_path, both, "search.constraints={}", "search.trials=40", "search.scheduler=asha",
+        "search.pick=knee", "search.finalists={count: 1, seeds: 1}",
+    )  # fmt: skip
+    states = [trial["state"] for trial in found["trials"]]
+    assert len(states) == 40
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    assert states.count("PRUNED") >= 10
+    stopped = [trial for trial in found["trials"] if trial["state"] == "PRUNED"]
+    assert {max(map(int, trial["curve"])) for trial in stopped} == {3}
+    assert found["front"]["pick"] == "knee"
+    kept = {trial["id"]: trial["metrics"] for trial in found["trials"] if trial["state"] == "COMPLETE"}
+    best = min(kept, key=lambda name: kept[name]["eval_loss"])
+    assert best in found["front"]["trials"]
+    assert found["champion"]["reason"] == "the winner left no adapter to register"
+    for trial in found["trials"]:
+        state = {"COMPLETE": "complete", "PRUNED": "pruned"}[trial["state"]]
+        assert runs[trial["id"]].data.tags["trial_state"] == state
+
+
+def test_cohorts_go_on_from_where_they_paused_and_are_recorded_as_one_run_a_trial(
+    ray_cluster: Cluster, tmp_path: Path
+) -> None:
+    found, runs = searched(
+        ray_cluster, tmp_path, "search.objectives={eval_loss: min}", "search.constraints={}", "search.sampler=random",
+        "search.trials=6", "search.scheduler=halving", "search.finalists={count: 1, seeds: 1}",
+        "search.max_concurrent=2",
+    )  # fmt: skip
+    trials = found["trials"]
+    for cohort in (trials[:3], trials[3:]):
+        states = [trial["state"] for trial in cohort]
+        assert sorted(states) == ["COMPLETE", "PRUNED", "PRUNED"]
+        losses = [trial["curve"]["3"]["eval_loss"] for trial in cohort]
+        assert states.index("COMPLETE") == losses.index(min(losses))
+    for trial in trials:
+        run = runs[trial["id"]]
+        assert run.info.status == ("FINISHED" if trial["state"] == "COMPLETE" else "KILLED")
+        if trial["state"] == "PRUNED":
+            assert trial["why"].endswith("of 3 in its cohort at step 3")
+            assert run.data.tags["why"] == trial["why"]
+            assert run.data.metrics["eval/eval_loss"] == trial["curve"]["3"]["eval_loss"]
+    assert runs.keys() == {"s", "baseline-search", "baseline-final"} | {t["id"] for t in trials} | {
+        f"final-{n:03d}-seed-1042" for n in {0, int(found["winner"]["trial"][-3:])}
+    }
