@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.noop import SECONDS
 
+ROOT = Path(__file__).parents[2]
 MIB = 2**20
 BARE = """
 import sys, time
