@@ -5,7 +5,8 @@ Knows rows of plain values only. Everything that is shown also goes to the searc
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,8 @@ from rich.table import Table
 SHORT = {"training.kto_lambda": "λ", "training.beta": "β", "training.learning_rate": "lr", "experiment.seed": "seed"}
 SHOWN_STATES = {"running": "yellow", "complete": "green", "paused": "cyan", "pruned": "magenta", "failed": "red"}
 ENDED = ("complete", "pruned", "failed", "interrupted")
-LAST_ROWS = 20
+ROWS, BEST_ROWS = 20, 5
+"""How many jobs the table shows, the best trials among them where there are more."""
 
 
 @dataclass
@@ -96,12 +98,23 @@ class Console:
         line.state, line.note = state, note
         self._event(line)
 
-    def best(self) -> Line | None:
-        """The finished trial with the best first objective so far."""
+    def best(self) -> list[Line]:
+        """The finished trials, the best first objective first."""
         name, direction = next(iter(self.objectives.items()))
         done = [x for x in self.lines.values() if x.state == "complete" and name in x.metrics and "trial" in x.name]
-        pick: Callable[..., Line] = max if direction == "max" else min
-        return pick(done, key=lambda x: x.metrics[name]) if done else None
+        return sorted(done, key=lambda x: x.metrics[name], reverse=direction == "max")
+
+    def shown(self) -> tuple[list[Line], list[Line]]:
+        """The best trials, and below them what runs with what ended last; all in one where there is room for it."""
+        lines = list(self.lines.values())
+        if len(lines) <= ROWS:
+            return [], lines
+        best = self.best()[:BEST_ROWS]
+        rest = [line for line in lines if line not in best]
+        running = sum(line.state == "running" for line in rest)
+        others = [line for line in rest if line.state != "running"]
+        recent = others[len(others) - max(0, ROWS - len(best) - running) :]
+        return best, [line for line in rest if line.state == "running" or line in recent]
 
     def time_left(self) -> str:
         """By the mean time of the jobs so far; nothing before the first has ended."""
@@ -112,23 +125,28 @@ class Console:
         return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
 
     def table(self) -> Table:
-        """The live picture: the last jobs, best so far, time left."""
+        """The live picture: the best trials, the last jobs, how many ended as what, time left."""
         keys = list(dict.fromkeys(key for line in self.lines.values() for key in line.values))
-        best = self.best()
-        ended = sum(line.state in ENDED for line in self.lines.values())
-        caption = f"{ended} of {self.total} done, {self.time_left()} left"
-        if best is not None:
-            scores = " ".join(f"{n} {number(best.metrics[n])}" for n in self.objectives if n in best.metrics)
-            caption += f"; best so far {best.name}: {scores}"
-        table = Table(title=self.title, caption=caption, title_justify="left", caption_justify="left")
+        table = Table(title=self.title, caption=self._caption(), title_justify="left", caption_justify="left")
         for title in ("job", "state", *map(short_name, keys), "step", *self.objectives, "time"):
             table.add_column(title, justify="left" if title in ("job", "state") else "right", no_wrap=True)
-        for line in list(self.lines.values())[-LAST_ROWS:]:
-            table.add_row(*self._cells(line, keys))
+        for part in filter(None, self.shown()):
+            for line in part:
+                table.add_row(*self._cells(line, keys))
+            table.add_section()
         return table
 
+    def _caption(self) -> str:
+        ended = Counter(line.state for line in self.lines.values() if line.state in ENDED)
+        states = ", ".join(f"{count} {state}" for state, count in ended.items() if state != "complete")
+        said = f"{ended.total()} of {self.total} done{f' ({states})' if states else ''}, {self.time_left()} left"
+        for best in self.best()[:1]:
+            scores = " ".join(f"{n} {number(best.metrics[n])}" for n in self.objectives if n in best.metrics)
+            said += f"; best so far {best.name}: {scores}"
+        return said
+
     def _cells(self, line: Line, keys: list[str]) -> list[str]:
-        seconds = line.seconds if line.state != "running" else time.monotonic() - line.begun
+        seconds = line.before + time.monotonic() - line.begun if line.state == "running" else line.seconds
         colour = SHOWN_STATES.get(line.state, "white")
         return [
             line.name,

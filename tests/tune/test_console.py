@@ -50,16 +50,44 @@ def test_the_table_shows_values_scores_the_best_so_far_and_the_time_left() -> No
 
 def test_the_best_follows_the_direction_and_counts_only_finished_trials() -> None:
     console = Console("t", {"perplexity": "min"}, total=9, quiet=True)
-    assert console.best() is None
+    assert console.best() == []
     ended(console, "trial-000", perplexity=40.0)
     ended(console, "trial-001", perplexity=39.0)
     ended(console, "baseline-search", perplexity=1.0)
     ended(console, "final-000-seed-1042", perplexity=2.0)
     console.start("trial-002", VALUES)
     console.update("trial-002", 1, {"perplexity": 3.0})
-    best = console.best()
-    assert best is not None
-    assert best.name == "trial-001"
+    assert [line.name for line in console.best()] == ["trial-001", "trial-000"]
+
+
+def test_two_hundred_trials_are_a_table_of_the_best_and_the_last() -> None:
+    console = Console("t", OBJECTIVES, total=206, quiet=True)
+    for number_ in range(198):
+        name = f"trial-{number_:03d}"
+        console.start(name, VALUES)
+        console.update(name, 8, {"spiral_score": number_ / 1000, "perplexity": 40.0})
+        console.end(name, "complete" if number_ % 3 else "pruned")
+    console.lines = dict(reversed(console.lines.items()))  # the best were the first to end
+    console.start("trial-198", VALUES)
+    console.start("trial-199", VALUES)
+    best, last = console.shown()
+    assert [line.name for line in best] == ["trial-197", "trial-196", "trial-194", "trial-193", "trial-191"]
+    assert [line.name for line in last[-3:]] == ["trial-000", "trial-198", "trial-199"]
+    assert len(best) + len(last) == 20
+    text = shown(console)
+    assert len(text.splitlines()) < 30
+    assert "198 of 206 done (66 pruned)" in text
+
+
+def test_the_time_of_a_paused_trial_goes_on_where_it_stopped() -> None:
+    console = Console("t", OBJECTIVES, total=4, quiet=True)
+    console.start("trial-000", VALUES)
+    console.lines["trial-000"].begun -= 100
+    console.end("trial-000", "paused", "at step 3, for its cohort")
+    assert "0 of 4 done" in shown(console)
+    console.start("trial-000", VALUES)
+    console.end("trial-000", "complete")
+    assert 100 <= console.lines["trial-000"].seconds < 110
 
 
 def test_the_time_left_is_unknown_before_the_first_job_has_ended_and_nothing_at_the_end() -> None:
