@@ -21,6 +21,7 @@ from filelock import FileLock
 from phasegpt import ranks
 from phasegpt.checkpoint_files import (
     ADAPTER,
+    TRAINABLE,
     checkpoint_step,
     damage,
     newest_checkpoint,
@@ -76,6 +77,7 @@ def fit(
     paths: RunPaths,
     half: str = "search",
     until: int | None = None,
+    start: Path | None = None,
     workbench: Workbench | None = None,
     on_step: StepLog | None = None,
     on_progress: Progress | None = None,
@@ -86,12 +88,13 @@ def fit(
     `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk; it may
     raise to end the run early, on all workers if on one. `half` says which evaluation prompts judge (search or final).
     With `until` the run pauses at its first evaluation at or after that step, unless it is its last, and raises Paused.
+    `start` is a checkpoint folder whose weights the last stage begins with, in place of the reference's.
     `launched` is when the run was asked for (`time.time()`, None: now), from which its start-up counts. A run that was
     cut before goes on from its newest checkpoint, exactly; one that was finished is read back. Raises
     NonFiniteLossError, ReferenceMismatchError, RunError, ModelError, PairsError.
     """
     bench = workbench or Workbench()
-    _claim(config, paths, half)
+    _claim(config, paths, half, start)
     with log_to(paths.log) if ranks.first() else nullcontext():
         *earlier, last = stages(config)
         for stage in earlier:
@@ -101,13 +104,14 @@ def fit(
                 update={"training": last.training.model_copy(update={"reference_model": str(adapter)})}
             )
         with set_up(last, paths, bench, half, on_progress) as run:
-            return _run(config, run, paths, half, on_evaluation, on_step, Meter(launched), until)
+            return _run(config, run, paths, half, on_evaluation, on_step, Meter(launched), until, start)
 
 
-def _claim(config: Config, paths: RunPaths, half: str) -> None:
-    """A run's folder belongs to one config and one half of the prompts: its files must not pass for another run's."""
+def _claim(config: Config, paths: RunPaths, half: str, start: Path | None) -> None:
+    """A run's folder belongs to one config, start and half of the prompts: its files must not pass for another's."""
     file = paths.checkpoints / "run.json"
     own = {"config_hash": config_hash(config.model_copy(update={"search": Search()})), "half": half}
+    own |= {} if start is None else {"start": str(start)}
     if file.is_file() and read_json(file) != own:
         raise RunError(
             f"{paths.checkpoints} holds another run, as its config.yaml and run.json say; give this one another name"
@@ -166,6 +170,7 @@ def _run(
     on_step: StepLog | None,
     meter: Meter,
     until: int | None = None,
+    start: Path | None = None,
 ) -> RunResult:
     begun = time.monotonic()
     settings = trainer_settings(run.config, device_of(run.config))
@@ -186,6 +191,7 @@ def _run(
         on_log=record.step,
         after_save=record.after_save,
         meter=meter,
+        start=start,
     )
     chosen = record.chosen()
     clock = meter.read()
@@ -205,7 +211,7 @@ def _run(
         half=half,
         config=config.dump(),
         config_hash=config_hash(config),
-        hashes=run.hashes,
+        hashes={**run.hashes, **({} if start is None else {"start": file_sha256(start / TRAINABLE)})},
         versions=versions(),
         data=run.material.sizes,
         parameters=parameters,

@@ -109,10 +109,12 @@ def train(
     on_log: StepLog,
     after_save: AfterSave,
     meter: Meter | None = None,
+    start: Path | None = None,
 ) -> int:
     """Train `model` on `examples`, going on from the newest whole checkpoint in `output_dir`; returns the last step.
 
-    Model, examples and objective belong together: all three for pairs, for answers, or for a text.
+    Model, examples and objective belong together: all three for pairs, for answers, or for a text. `start` is a
+    checkpoint folder with the weights to begin with, in place of the reference's.
     `on_log(step, {loss, learning_rate, grad_norm, rewards_…})` after each optimizer step; `after_save(step, folder)`
     after each checkpoint, every `eval_interval` steps and at the end, and for the one that a run goes on from, since
     the cut may have come right after its save. Every worker of a run calls this with the same arguments and gets the
@@ -126,9 +128,12 @@ def train(
         after_save(checkpoint_step(newest), newest)
         if checkpoint_step(newest) >= steps:
             return checkpoint_step(newest)
+    elif start is not None:
+        load_trainable_state(model.policy, load_file(start / TRAINABLE))
     trainer = _Trainer(
         model, examples, objective, settings=settings, steps=steps, output_dir=output_dir, meter=meter or Meter()
     )
+    trainer.begins_at_reference = start is None
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Hooks(trainer, on_log, after_save))
     if dynamics is not None:
@@ -197,6 +202,7 @@ class _Trainer(LapsTrainer):
         self.eval_interval = settings.eval_interval
         self.final_dir = output_dir
         self.stage_dir: Path | None = None
+        self.begins_at_reference = True
         self.policy = model.policy
         self.sharded = settings.strategy == "fsdp" and ranks.size() > 1
         if self.sharded:  # transformers then wraps nothing around a model whose parameters reduce their own gradients
@@ -241,7 +247,7 @@ class _Trainer(LapsTrainer):
         outputs = self.examples.outputs(model, inputs)
         if not own:
             outputs = none_of(outputs)
-        if self.state.global_step == 0 and outputs.reference_logps is not None:
+        if self.begins_at_reference and self.state.global_step == 0 and outputs.reference_logps is not None:
             names, half_precision = self.examples.names(own), self.args.bf16 or self.args.fp16
             check_start(outputs.policy_logps, outputs.reference_logps, names, half_precision=half_precision)
         objective = self.objective.at(self.state.global_step + 1, self.args.max_steps)

@@ -1,19 +1,19 @@
 """Searches whose jobs train nothing: `python -m tests.noop` takes the options of tune.search.
 
 A job sleeps, reports a curve and leaves a result, without torch: what is left is the search itself. Its loss is least
-at β = 0.1; it has the steps and evaluations of its config, and NOOP_SECONDS in all.
+at β = 0.1; it has the steps and evaluations of its config. Two files in the storage folder: in SECONDS a job reads how
+long it takes, in BEGUN it notes that it began.
 """
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SECONDS, LOG = "NOOP_SECONDS", "NOOP_LOG"
+SECONDS, BEGUN = "noop-seconds", "noop-begun"
 PROMPTS = 6
 
 
@@ -36,9 +36,11 @@ def noop_job(config: Mapping[str, Any]) -> None:
     steps, interval = spec["config"]["training"]["max_steps"], spec["config"]["evaluation"]["eval_interval"]
     reached = paths.checkpoints / "reached.json"
     begun = json.loads(reached.read_text()) if reached.is_file() else 0
-    _note(f"{job.name} from {begun}")
+    seconds = _seconds(Path(spec["storage"]))
+    with (Path(spec["storage"]) / BEGUN).open("a") as log:
+        log.write(f"{job.name} from {begun}\n")
     for step in range(max(begun, 1), steps + 1):
-        time.sleep(float(os.environ.get(SECONDS, "0")) / steps if step > begun else 0)
+        time.sleep(seconds / steps if step > begun else 0)
         if step % interval and step < steps:
             continue
         metrics = {"eval_loss": loss(job.values, step, steps), "perplexity": 40.0 + step}
@@ -56,11 +58,9 @@ def noop_job(config: Mapping[str, Any]) -> None:
     tune.report({**report, FINISHED_KEY: True})
 
 
-def _note(text: str) -> None:
-    """A line in the file that counts how often each job began."""
-    if place := os.environ.get(LOG):
-        with Path(place).open("a") as log:
-            log.write(text + "\n")
+def _seconds(storage: Path) -> float:
+    file = storage / SECONDS
+    return float(file.read_text()) if file.is_file() else 0.0
 
 
 if __name__ == "__main__":

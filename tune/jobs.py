@@ -17,7 +17,8 @@ FINAL_SEED_STEP = 1000  # finals train and split under seeds that no trial used
 class Job:
     """One fit, or for a baseline one measurement: `values` laid on the search's config, judged on one `half`.
 
-    With `until` a trial goes as far as its evaluation at that step and pauses there.
+    With `until` a trial goes as far as its evaluation at that step and pauses there. `warm` is the trial whose weights
+    it starts from.
     """
 
     kind: JobKind
@@ -27,6 +28,7 @@ class Job:
     half: str
     origin: str = ""
     until: int | None = None
+    warm: int | None = None
 
 
 def trial_name(number: int) -> str:
@@ -34,9 +36,9 @@ def trial_name(number: int) -> str:
     return f"trial-{number:03d}"
 
 
-def trial_job(number: int, values: Values, origin: str, until: int | None = None) -> Job:
+def trial_job(number: int, values: Values, origin: str, until: int | None = None, warm: int | None = None) -> Job:
     """A trial of the search, judged on the search half."""
-    return Job("trial", number, trial_name(number), values, "search", origin, until)
+    return Job("trial", number, trial_name(number), values, "search", origin, until, warm)
 
 
 def baseline_job(half: str, checkpoint: str | None = None) -> Job:

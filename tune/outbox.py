@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tune.delivery import Delivery, RefusedError, hopeless, without_credentials
-from tune.spool import LEAVE, Event, Progress, append, mend, set_aside, take_lock, told_metrics, unfinished
+from tune.lines import append
+from tune.spool import LEAVE, Event, Progress, mend, set_aside, take_lock, told_metrics, unfinished
 
 log = logging.getLogger(__name__)
 

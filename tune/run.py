@@ -18,6 +18,7 @@ from phasegpt.config import Config
 from phasegpt.config_io import project_root
 from phasegpt.workers import Crew
 from tune.capacity import Ask, Node, Slots
+from tune.commands import Commands
 from tune.request import Request
 from tune.scheduler import NotingScheduler
 from tune.searcher import JobSearcher
@@ -86,6 +87,7 @@ def make_searcher(request: Request, workers: Crew) -> JobSearcher:
         config.experiment.seed,
         trial_rungs(config),
         config.evaluation.baseline_checkpoint,
+        Commands(places.folder),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler
 
 from tune.reports import FINISHED_KEY
-from tune.searcher import JobSearcher
+from tune.searcher import STOPPED, JobSearcher
 from tune.smaller import OOM
 from tune.stopping import loses
 
@@ -32,8 +32,12 @@ class NotingScheduler(FIFOScheduler):  # type: ignore[misc]
         return {}  # Ray pickles schedulers beside its state, which nothing here reads back
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Jobs other than trials, and reports without the objective, go on."""
+        """Jobs other than trials, and reports without the objective, go on; a trial that people stop does not."""
         job, step = self.searcher.jobs[trial.trial_id], int(result.get("step", 0))
+        self.searcher.obey()
+        if job.kind == "trial" and job.number in self.searcher.to_stop and not result.get(FINISHED_KEY):
+            self.searcher.note_stop(trial.trial_id, step, STOPPED)
+            return str(self.STOP)
         told = job.kind == "trial" and self.searcher.metric in result and not result.get(FINISHED_KEY)
         if not told or step not in self.rungs:
             return str(self.CONTINUE)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tune.request import Request
 
 WON, BAD_INPUT, INTERRUPTED = 0, 2, 130
+VERBS = ("status", "stop", "extend", "clone")
+"""First words that speak to a search there is; `tune.control` has them."""
 
 EXAMPLES = """examples:
   python -m tune.search --track b                       the whole search on this machine
@@ -24,6 +26,7 @@ EXAMPLES = """examples:
   python -m tune.search --track a --trials 24 --set training.beta=0.05
   python -m tune.search --track b --sampler grid --set 'search.parameters={training.kto_lambda: {grid: [0.01, 0.5]}}'
   python -m tune.search --track b --resume b-20260101-120000
+  python -m tune.search status b-20260101-120000        also stop, extend and clone; each has its own --help
   python -m tune.search --track b --address auto --storage /shared/phasegpt
 """
 
@@ -93,7 +96,12 @@ def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
 
 def main(argv: Sequence[str] | None = None, trainable: "Trainable | None" = None) -> int:
     """Parse, check, and do what was asked; every message is for people. `trainable` stands in for jobs that train."""
-    options = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in VERBS:
+        from tune.control import main as control
+
+        return control(words)
+    options = parser().parse_args(words)
     try:
         return _search(options, trainable)
     except _bad_input() as error:

@@ -5,6 +5,8 @@ search pass through the same warm actors, so the finals cost no second start.
 """
 
 import logging
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from phasegpt.config_search import Search
 from phasegpt.files import read_json
 from phasegpt.pairs import HALVES
 from tune.cohorts import Cohorts
+from tune.commands import Commands
 from tune.finalists import OWN, Candidate, choose, violations
 from tune.jobs import Job, as_config, baseline_job, final_job, trial_job
 from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
 from tune.study import METRICS, ORIGIN, SAMPLED, WHY, Study
 
 log = logging.getLogger("phasegpt")
+STOPPED = "stopped by command"
 ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
@@ -29,7 +33,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
     """Hands out jobs and records their ends. `results` is the folder where each job leaves `<name>.json`.
 
     `rungs` are the steps at which cohorts are compared where the scheduler is `halving`. `on_pruned` hears of a trial
-    that lost while no job of it ran; it is None until somebody listens.
+    that lost while no job of it ran; it is None until somebody listens. `commands` are what people ask of the search.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         seed: int,
         rungs: Sequence[int] = (),
         baseline_checkpoint: str | None = None,
+        commands: Commands | None = None,
     ) -> None:
         first = next(iter(search.objectives))
         super().__init__(metric=first, mode=search.objectives[first])
@@ -51,11 +56,14 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         self.why: dict[str, str] = {}
         self._baselines = [job for job in self.baselines if not self.done(job)]
         self._finals: list[Job] | None = None
-        self._stopped: set[str] = set()
+        self._stopped: dict[str, str] = {}
         self._handed_out_all = False
         self.on_pruned: Callable[[int, str], None] | None = None
         halving = search.scheduler == "halving"
         self._cohorts = Cohorts(study, search, rungs, self.baseline, self._pruned) if halving else None
+        self.to_stop: set[int] = set()
+        self._commands = commands
+        self.obey(first=True)
 
     def baseline(self) -> Mapping[str, float]:
         """The baseline's metrics on the search half."""
@@ -72,6 +80,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """The next job for Ray, None to wait, FINISHED at the end."""
+        self.obey()
         job = self._next()
         if job is None and self._running():
             return None
@@ -92,7 +101,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         if trial is not None or any(job.kind == "trial" for job in self._running()):
             return trial
         if self._finals is None:
-            self._finals = [job for job in self.final_jobs() if not self.done(job)]
+            under_way = {job.name for job in self._running()}
+            self._finals = [j for j in self.final_jobs() if not self.done(j) and j.name not in under_way]
         return self._finals.pop(0) if self._finals else None
 
     def _next_trial(self) -> Job | None:
@@ -101,7 +111,33 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             asked, until = (step.asked, step.until) if step is not None else (None, None)
         else:
             asked, until = self.study.ask(), None
-        return None if asked is None else trial_job(asked.number, asked.values, asked.origin, until)
+        if asked is None:
+            return None
+        return trial_job(asked.number, asked.values, asked.origin, until, asked.warm)
+
+    def obey(self, first: bool = False) -> None:
+        """Do what was asked since the last look; at the `first`, only what concerns more than an earlier process."""
+        for place, command in self._commands.unread() if self._commands is not None else ():
+            log.info("command %d: %s", place, command)
+            self._finals = None  # with more trials there may be other finalists
+            if command.kind == "extend":
+                self.study.extend(command.trials)
+            elif command.kind == "finish":
+                self.study.finish(place)
+            elif command.kind == "clone" and command.trial is not None:
+                self.study.clone(place, command.trial, dict(command.values), command.warm)
+            elif command.kind == "stop" and command.trial is not None:
+                self._stop(command.trial)
+            elif command.kind == "interrupt" and not first:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def _stop(self, number: int) -> None:
+        """A trial that runs is stopped at its next report, one that waits for its cohort at once."""
+        self.to_stop.add(number)
+        waits = number < self.study.asked() and not self.study.trial(number).state.is_finished()
+        if waits and self._cohorts is not None and number not in [job.number for job in self._running()]:
+            self.study.prune(number, STOPPED)
+            self._pruned(number, STOPPED)
 
     def _pruned(self, number: int, why: str) -> None:
         if self.on_pruned is not None:
@@ -146,7 +182,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             if trial.state.is_finished():
                 job = trial_job(trial.number, self.study.values(trial), trial.user_attrs.get(ORIGIN, SAMPLED))
                 done.append((job, ENDS[trial.state], trial.user_attrs.get(WHY, "")))
-        whole = len(done) == len(self.baselines) + self.study.budget
+        whole = len(done) >= len(self.baselines) + self.study.budget
         return done + [(job, "complete", "") for job in (self.final_jobs() if whole else ()) if self.done(job)]
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -157,10 +193,10 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         if job.kind == "trial" and not result.get(FINISHED_KEY) and self.metric in result:
             self.study.report(job.number, int(result["step"]), metrics_of(result))
 
-    def note_stop(self, trial_id: str, step: int) -> None:
+    def note_stop(self, trial_id: str, step: int, why: str = "stopped by the scheduler") -> None:
         """The scheduler has stopped a trial: Ray itself tells a searcher the same for a stop as for an end."""
-        self._stopped.add(trial_id)
-        log.info("%s: stopped early at step %d", self.jobs[trial_id].name, step)
+        self._stopped[trial_id] = why
+        log.info("%s: %s at step %d", self.jobs[trial_id].name, why, step)
 
     def note_death(self, trial_id: str, why: str) -> None:
         """The scheduler knows what a worker died of: Ray tells a searcher only that it did."""
@@ -194,7 +230,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         if result is not None and result.get(PAUSED_KEY):
             return "paused", f"at step {result['step']}, for its cohort"
         if trial_id in self._stopped:
-            return "pruned", "stopped by the scheduler"
+            return "pruned", self._stopped[trial_id]
         if not error:
             return "interrupted", ""
         return "failed", self.why.get(trial_id, "the worker died")

@@ -124,6 +124,11 @@ def contains(distribution: Distribution, value: Any) -> bool:
     return bool(low <= value <= high)  # type: ignore[operator]
 
 
+def allows(distribution: Distribution, value: Any) -> bool:
+    """Whether a trial can be given `value`: of a choice one that it holds, of a range any."""
+    return distribution.kind not in LISTED or contains(distribution, value)
+
+
 def first_points(search: Search, own: Values, published: int) -> list[tuple[str, Values]]:
     """What a search asks before its sampler, each with where it comes from: the config's own values, then the rest of
     a grid, or at most `published` published settings.

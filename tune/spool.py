@@ -5,10 +5,6 @@ reason), SPOOL.lock (one sender at a time). Every write is on the disk when its 
 of one costs at most that event. Knows nothing of MLflow or of threads, and of events only which begin and end a run.
 """
 
-import json
-import logging
-import os
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from phasegpt.files import read_json, write_json
-
-log = logging.getLogger(__name__)
+from tune.lines import DamagedLineError, append, cut_torn_line, read_lines
 
 SPOOL = "tracking.jsonl"
 LEAVE = 5.0
@@ -30,45 +25,22 @@ class TrackingError(ValueError):
     """A spool that cannot be used, or an MLflow that is not as expected; the message names the place and the cure."""
 
 
-def read_spool(spool: Path) -> tuple[list[Event], int]:
-    """The events of a spool in order, and the length in bytes of its whole lines: a torn last line is not counted.
-
-    Raises TrackingError with file:line where another line is damaged.
-    """
-    lines = spool.read_bytes().splitlines(keepends=True) if spool.exists() else []
-    events: list[Event] = []
-    for number, line in enumerate(lines, 1):
-        event = _parse(line)
-        if event is not None:
-            events.append(event)
-        elif number < len(lines):
-            raise TrackingError(
-                f"{spool}:{number}: this line is damaged (its checksum does not fit); put back the line from a copy, "
-                f"or move {spool.name} and {spool.name}.sent away to start a new spool"
-            )
-    return events, sum(map(len, lines[: len(events)]))
+def read_spool(spool: Path) -> list[Event]:
+    """The events of a spool in order, without a torn last line; TrackingError with file:line where one is damaged."""
+    try:
+        return read_lines(spool)[0]
+    except DamagedLineError as error:
+        sent = f"{spool.name}.sent"
+        raise TrackingError(
+            f"{error}; put back the line from a copy, or move {spool.name} and {sent} away to start a new spool"
+        ) from error
 
 
 def mend(spool: Path) -> list[Event]:
     """Read a spool that is ours alone, and cut a torn last line off the file."""
-    events, length = read_spool(spool)
-    if spool.exists() and length < spool.stat().st_size:
-        log.warning("%s:%d: a torn last line was cut", spool, len(events) + 1)
-        os.truncate(spool, length)
+    events = read_spool(spool)
+    cut_torn_line(spool)
     return events
-
-
-def append(spool: Path, event: Event) -> None:
-    """Write one event to the end of the spool and to the disk; a failed write leaves no half line."""
-    with spool.open("ab") as handle:
-        before = handle.tell()
-        try:
-            handle.write(_line(event))
-            handle.flush()
-            os.fsync(handle.fileno())
-        except OSError:
-            os.truncate(spool, before)
-            raise
 
 
 def set_aside(spool: Path, line: int, event: Event, reason: str) -> Path:
@@ -76,25 +48,6 @@ def set_aside(spool: Path, line: int, event: Event, reason: str) -> Path:
     place = spool.with_name(f"{spool.name}.refused")
     append(place, {"line": line, "reason": reason, "event": event})
     return place
-
-
-def _line(event: Event) -> bytes:
-    return json.dumps({"sum": _checksum(event), "event": event}, separators=(",", ":")).encode() + b"\n"
-
-
-def _checksum(event: Event) -> str:
-    body = json.dumps(event, sort_keys=True, separators=(",", ":"))
-    return f"{zlib.crc32(body.encode()):08x}"
-
-
-def _parse(line: bytes) -> Event | None:
-    """The event of a line, or None where the line is damaged."""
-    try:
-        row = json.loads(line)
-        event: Event = row["event"]
-        return event if row["sum"] == _checksum(event) and line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 class Progress:

@@ -20,13 +20,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from phasegpt.config_ranges import active
 from phasegpt.config_search import Search
 from tune.journal import cut_torn_tail
 from tune.space import Values, as_params, budget, draw, first_points
 
 log = logging.getLogger("phasegpt")
 ORIGIN, WHY, CURVE, METRICS, NOTES, STARTUP = "origin", "why", "curve", "metrics", "notes", 5
-SAMPLED = "sampler"
+SAMPLED, BESIDE, BY_COMMAND, WARM, LAST = "sampler", "beside", "command", "warm", "last"
 POINTS_PER_LITERATURE = 8
 MOST = 1e9  # a violation without bound is told as this
 
@@ -47,11 +48,15 @@ SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial to run: its number in the study, its values, and where those come from."""
+    """A trial to run: its number in the study, its values, and where those come from.
+
+    `warm` is the trial whose weights it starts from.
+    """
 
     number: int
     values: Values
     origin: str
+    warm: int | None = None
 
 
 class Study:
@@ -82,12 +87,16 @@ class Study:
         return self._study.get_trials(deepcopy=False)[number]
 
     def values(self, trial: FrozenTrial | optuna.Trial) -> Values:
-        """The values of a trial by key, as a config holds them; of one that died while it was asked, none."""
+        """The values of a trial by key, as a config holds them, and what a command laid beside the searched ones.
+
+        Of a trial that died while it was asked, none.
+        """
         params = trial.params
         try:
-            return draw(self.search.parameters, self._own, lambda name, _: params[name])
+            values = draw(self.search.parameters, self._own, lambda name, _: params[name])
         except KeyError:
             return {}
+        return {**values, **trial.user_attrs.get(BESIDE, {})}
 
     def ask(self) -> Asked | None:
         """The next trial to run, or None when the budget is spent."""
@@ -105,8 +114,7 @@ class Study:
     def again(self, number: int) -> Asked:
         """A trial that was asked before and has not ended."""
         if number in self._running:
-            trial = self._running[number]
-            return Asked(number, self.values(trial), _origin(trial))
+            return self._asked(self._running[number])
         self._again.remove(number)
         return self._with_values(optuna.Trial(self._study, self.trial(number)._trial_id))
 
@@ -129,9 +137,41 @@ class Study:
         _ = trial.relative_params  # drawn when first asked for
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a config's own value may lie outside the searched range
-            values = draw(self.search.parameters, self._own, drawn)
+            draw(self.search.parameters, self._own, drawn)
         self._running[trial.number] = trial
-        return Asked(trial.number, values, _origin(trial))
+        return self._asked(trial)
+
+    def _asked(self, trial: optuna.Trial) -> Asked:
+        attributes = trial.user_attrs
+        return Asked(trial.number, self.values(trial), attributes.get(ORIGIN, SAMPLED), attributes.get(WARM))
+
+    def extend(self, trials: int) -> None:
+        """So many trials more; said again in every process that opens the study."""
+        self.budget += trials
+
+    def finish(self, command: int) -> None:
+        """No trial after those asked for when this was first said by `command`, which the study remembers."""
+        last = self._study.user_attrs.get(LAST, {})
+        if str(command) not in last:
+            last = {**last, str(command): self.asked()}
+            self._study.set_user_attr(LAST, last)
+        self.budget = last[str(command)]
+
+    def clone(self, command: int, parent: int, values: Values, warm: bool) -> None:
+        """One trial more, the next to be asked, with the values of trial `parent` and `values` on them.
+
+        Asked for once, however often `command` is read.
+        """
+        self.budget += 1
+        if any(trial.user_attrs.get(BY_COMMAND) == command for trial in self._study.get_trials(deepcopy=False)):
+            return
+        whole = {**self._own, **self.values(self.trial(parent)), **values}
+        point = active(self.search.parameters, whole)
+        beside = {key: value for key, value in whole.items() if key not in self.search.parameters}
+        attributes = {ORIGIN: f"clone of trial {parent}", BY_COMMAND: command}
+        attributes |= {BESIDE: beside} if beside else {}
+        attributes |= {WARM: parent} if warm else {}
+        self._study.enqueue_trial(as_params(self.search.parameters, point), user_attrs=attributes)
 
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Note an evaluation before the end; one that is told again, as after a crash, is noted once.
@@ -193,14 +233,11 @@ class Study:
     def _queue_first_points(self) -> None:
         """Queue what the search begins with, or what of it is not there yet: a process may die between two of them."""
         points = first_points(self.search, self._own, self.budget // POINTS_PER_LITERATURE)
-        queued = sum(ORIGIN in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
+        every = self._study.get_trials(deepcopy=False)
+        queued = sum(ORIGIN in trial.user_attrs and BY_COMMAND not in trial.user_attrs for trial in every)
         for origin, point in points[queued:]:
             params = as_params(self.search.parameters, point)
             self._study.enqueue_trial(params, user_attrs={ORIGIN: origin})
-
-
-def _origin(trial: optuna.Trial) -> str:
-    return str(trial.user_attrs.get(ORIGIN, SAMPLED))
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

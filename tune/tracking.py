@@ -157,7 +157,7 @@ def sync(folder: Path, uri: str | None = None) -> int:
     `uri` stands in for the address on the spool, which carries no user and password.
     """
     spool = folder / SPOOL if folder.is_dir() else folder
-    opened = [event for event in read_spool(spool)[0] if event["kind"] == "open"]
+    opened = [event for event in read_spool(spool) if event["kind"] == "open"]
     if not opened:
         raise TrackingError(f"{spool} holds no events; give the folder of a search, the one with {SPOOL} in it")
     tracker = Tracker(uri or opened[-1]["uri"], opened[-1]["experiment"], spool)

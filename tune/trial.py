@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune.jobs import Job, from_config
+from tune.jobs import Job, from_config, trial_name
 from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, with_metrics
 from tune.smaller import OOM, begin_smaller, chosen_before, out_of_memory, remark, smaller
 
@@ -127,7 +127,22 @@ def _job(
 
     if job.kind == "baseline":
         return _measure(config, paths, job, bench, on_progress)
-    return _fit(config, paths, job, bench, spec["objective"], tell, due, on_progress, launched)
+    return _fit(config, paths, job, bench, spec["objective"], tell, due, on_progress, launched, _start(job, spec))
+
+
+def _start(job: Job, spec: Mapping[str, Any]) -> Path | None:
+    """The newest checkpoint of the trial that a job starts from."""
+    from phasegpt.checkpoint_files import newest_checkpoint
+    from phasegpt.parts import RunError
+
+    if job.warm is None:
+        return None
+    name = trial_name(job.warm)
+    folder = _paths(replace(job, name=name), spec).checkpoints
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        raise RunError(f"{job.name} starts from the weights of {name}, which left no checkpoint in {folder}")
+    return newest
 
 
 def _workbench() -> "Workbench":
@@ -161,6 +176,7 @@ def _fit(
     due: Callable[[], bool],
     on_progress: "Progress",
     launched: float,
+    start: Path | None,
 ) -> dict[str, Any]:
     from phasegpt.evaluate import Evaluation
     from phasegpt.train import Paused, fit
@@ -180,6 +196,7 @@ def _fit(
             paths=paths,
             half=job.half,
             until=job.until,
+            start=start,
             workbench=bench,
             on_step=on_step,
             on_progress=on_progress,

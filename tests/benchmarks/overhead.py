@@ -135,12 +135,13 @@ def busy(slots: int, seconds: float, rounds: int = 4) -> dict[str, float]:
     from tune import environment as settings
 
     settings.prepare(own_cluster=True)
-    os.environ |= {**environment(), SECONDS: str(seconds)}  # the workers have it from the cluster that starts them
+    os.environ |= environment()  # the workers have it from the cluster that starts them
     import ray
 
     context = ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / SECONDS).write_text(str(seconds))
             words = ["--address", context.address_info["address"], "--sampler", "random"]
             row = ours(slots * rounds, Path(folder), *words)
     finally:

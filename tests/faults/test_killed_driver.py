@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from phasegpt.files import read_json
-from tests.noop import LOG, SECONDS, loss
+from tests.noop import BEGUN, SECONDS, loss
 from tune.request import resumed_request
 from tune.study import Study
 
@@ -49,8 +49,7 @@ class Place:
         return f"sqlite:///{self.folder}/mlflow.db"
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, MARK: self.mark, "PYTHONPATH": str(ROOT), LOG: str(self.folder / "begun")}
-        environment |= {SECONDS: "0.3"}
+        environment = {**os.environ, MARK: self.mark, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "tests.noop", "--track", "b", "--storage", str(self.folder)]
         return subprocess.Popen(
             [*command, "--tracking-uri", self.uri, *words],
@@ -63,7 +62,7 @@ class Place:
         )
 
     def begun(self) -> list[str]:
-        log = self.folder / "begun"
+        log = self.folder / BEGUN
         return log.read_text().splitlines() if log.is_file() else []
 
     def left(self) -> list[int]:
@@ -92,6 +91,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
+    (tmp_path / SECONDS).write_text("0.3")
     made = Place(tmp_path, uuid.uuid4().hex)
     yield made
     patience = time.monotonic() + 30

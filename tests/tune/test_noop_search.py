@@ -4,30 +4,40 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.noop import BEGUN, SECONDS
 from tests.ray_cluster import Cluster
+from tune.search import main as search
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 LENGTH = ["training.max_steps=9", "evaluation.eval_interval=3"]
 
 
-def searched(cluster: Cluster, folder: Path, *sets: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `--json` printed of a search, and its MLflow runs by key."""
+def started(cluster: Cluster, folder: Path, *sets: str) -> subprocess.Popen[str]:
+    """A search named s in `folder` on the tests' cluster."""
     words = ["--track", "b", "--profile", "laptop", "--name", "s", "--storage", str(folder), "--json"]
     words += ["--address", cluster.address, "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     words += [word for value in (*LENGTH, *sets) for word in ("--set", value)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "tests.noop", *words],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), runs_of(folder)
+
+
+def searched(cluster: Cluster, folder: Path, *sets: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `--json` printed of a search, and its MLflow runs by key."""
+    process = started(cluster, folder, *sets)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return json.loads(out), runs_of(folder)
 
 
 def runs_of(folder: Path) -> dict[str, Any]:
@@ -86,3 +96,36 @@ def test_cohorts_go_on_from_where_they_paused_and_are_recorded_as_one_run_a_tria
     assert runs.keys() == {"s", "baseline-search", "baseline-final"} | {t["id"] for t in trials} | {
         f"final-{n:03d}-seed-1042" for n in {0, int(found["winner"]["trial"][-3:])}
     }
+
+
+def test_a_search_is_steered_while_it_runs(ray_cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / SECONDS).write_text("2.5")
+    sets = ["search.objectives={eval_loss: min}", "search.constraints={}", "search.trials=2", "search.sampler=random"]
+    process = started(ray_cluster, tmp_path, *sets, "search.finalists={count: 1, seeds: 1}")
+    until(lambda: "trial-000 from 0" in begun(tmp_path))
+    for words in (
+        ["stop", "s", "0"],
+        ["extend", "s", "--trials", "1"],
+        ["clone", "s", "0", "--set", "training.beta=0.2"],
+    ):
+        assert search([*words, "--storage", str(tmp_path)]) == 0
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    trials = json.loads(out)["trials"]
+    assert [trial["state"] for trial in trials] == ["PRUNED", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert trials[0]["why"] == "stopped by command"
+    clone = next(trial for trial in trials if trial["origin"] == "clone of trial 0")
+    assert clone["params"]["training.beta"] == 0.2
+    assert json.loads(out)["finalists"][-1]["trial"] == "trial-000"
+    assert runs_of(tmp_path)[clone["id"]].data.tags["origin"] == "clone of trial 0"
+
+
+def begun(folder: Path) -> str:
+    return (folder / BEGUN).read_text() if (folder / BEGUN).is_file() else ""
+
+
+def until(true: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 100
+    while not true() and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert true()

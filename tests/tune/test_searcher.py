@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 
 from phasegpt.config_search import Search
 from phasegpt.files import write_json
+from tune.commands import Commands
 from tune.jobs import Job, from_config
 from tune.reports import FINISHED_KEY, PAUSED_KEY, metrics_of, with_metrics
 from tune.searcher import JobSearcher
@@ -36,7 +37,9 @@ class Hands:
     def __init__(self, folder: Path, **settings: Any) -> None:
         search = toy_search(**settings)
         study = Study("toy", folder / "study.journal", search, {BETA: 0.5}, seed=42)
-        self.searcher = JobSearcher(study, search, {"name": "toy"}, folder / "results", seed=42, rungs=(1, 4))
+        self.searcher = JobSearcher(
+            study, search, {"name": "toy"}, folder / "results", seed=42, rungs=(1, 4), commands=Commands(folder)
+        )
         self.asked = 0
 
     def take(self) -> tuple[str, Job] | None:

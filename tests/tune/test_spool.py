@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tune import spool as module
-from tune.spool import SPOOL, Event, Progress, TrackingError, append, mend, read_spool, set_aside, take_lock, unfinished
+from tune import spool as spooling
+from tune.lines import append
+from tune.spool import SPOOL, Event, Progress, TrackingError, mend, read_spool, set_aside, take_lock, unfinished
 
 EVENTS: list[Event] = [{"kind": "run", "key": "s"}, {"kind": "tags", "tags": {"a": "\u00e9\n"}}, {"kind": "finish"}]
 
@@ -21,12 +22,12 @@ def spool(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read_in_order(spool: Path) -> None:
-    assert read_spool(spool) == (EVENTS, spool.stat().st_size)
+    assert read_spool(spool) == EVENTS
     assert mend(spool) == EVENTS
 
 
 def test_a_spool_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    assert read_spool(tmp_path / SPOOL) == ([], 0)
+    assert read_spool(tmp_path / SPOOL) == []
     assert mend(tmp_path / SPOOL) == []
 
 
@@ -68,12 +69,12 @@ def test_a_spool_shorter_than_what_was_sent_is_an_error(spool: Path) -> None:
 
 def test_an_event_set_aside_keeps_its_line_and_the_reason(spool: Path) -> None:
     place = set_aside(spool, 2, EVENTS[1], "no such run")
-    assert read_spool(place)[0] == [{"line": 2, "reason": "no such run", "event": EVENTS[1]}]
+    assert read_spool(place) == [{"line": 2, "reason": "no such run", "event": EVENTS[1]}]
     assert json.loads(place.read_text())["event"]["line"] == 2
 
 
 def test_a_spool_has_one_owner(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEAVE", 0.1)
+    monkeypatch.setattr(spooling, "LEAVE", 0.1)
     lock = take_lock(spool)
     with pytest.raises(TrackingError, match="is in use"):
         take_lock(spool)

@@ -130,7 +130,7 @@ def test_with_the_server_away_everything_waits_and_sync_sends_it_once(
     tracker = Tracker(NOBODY, "away", spool)
     a_small_search(tracker)
     waiting = tracker.close(0.2)
-    assert waiting == len(read_spool(spool)[0]) == 12
+    assert waiting == len(read_spool(spool)) == 12
     assert "events wait" in caplog.text or "they wait in" in caplog.text
     assert "secret" not in caplog.text + spool.read_text()
     assert tracking.sync(spool.parent, uri) == 0
@@ -209,7 +209,7 @@ def test_an_event_that_mlflow_refuses_is_set_aside_and_the_rest_arrives(uri: str
     run = runs_of(uri, "refused")["s"]
     assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "1"})
     assert history(uri, run, "loss") == [(0, 1.0), (1, 2.0)]
-    refused, _ = read_spool(spool.with_name(f"{SPOOL}.refused"))
+    refused = read_spool(spool.with_name(f"{SPOOL}.refused"))
     assert [row["line"] for row in refused] == [4, 6, 7]
     assert "no run 'nobody'" in refused[0]["reason"]
 
@@ -249,7 +249,7 @@ def test_a_torn_last_line_is_cut_with_a_warning(uri: str, spool: Path, caplog: p
     assert f"{spool}:3: a torn last line was cut" in caplog.text
     assert second.close(ENOUGH) == 0
     assert list(runs_of(uri, "torn")) == ["s"]
-    assert [event["kind"] for event in read_spool(spool)[0]] == ["open", "run", "open"]
+    assert [event["kind"] for event in read_spool(spool)] == ["open", "run", "open"]
 
 
 def test_two_senders_on_one_spool_are_refused(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,179 @@
+"""python -m tune.search status | stop | extend | clone NAME: look at a search and steer it, also afterwards.
+
+What is asked is a line beside the search (`commands`), which its driver obeys at the next report of a job, or when it
+goes on with --resume. Looking changes nothing: the study is read from a copy.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune.commands import Command, give
+
+if TYPE_CHECKING:
+    from tune.request import Request
+    from tune.status import Status
+
+DONE, BAD_INPUT = 0, 2
+TRACKS = ("a", "b", "c")
+
+EXAMPLES = """examples:
+  python -m tune.search status b-20260101-120000
+  python -m tune.search stop b-20260101-120000              ends it as Ctrl-C does; --resume goes on
+  python -m tune.search stop b-20260101-120000 --finish     no more trials; on to the finals
+  python -m tune.search stop b-20260101-120000 7            trial 7 alone
+  python -m tune.search extend b-20260101-120000 --trials 8
+  python -m tune.search clone b-20260101-120000 3 --set training.beta=0.2 --warm-start
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m tune.search",
+        description="Look at a search and steer it, while it runs or afterwards.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = p.add_subparsers(dest="verb", required=True)
+    status = _verb(verbs, "status", "where a search stands")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    stop = _verb(verbs, "stop", "stop a trial, or the whole search")
+    stop.add_argument("trial", nargs="?", help="the trial, as 7 or trial-007 (default: the whole search)")
+    stop.add_argument("--finish", action="store_true", help="begin no more trials and go on to the finals")
+    extend = _verb(verbs, "extend", "more trials")
+    extend.add_argument("--trials", type=int, required=True, metavar="N", help="how many more")
+    clone = _verb(verbs, "clone", "one more trial with the values of another")
+    clone.add_argument("trial", help="the trial to copy, as 7 or trial-007")
+    clone.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")
+    clone.add_argument("--warm-start", action="store_true", help="begin with its weights, not the reference's")
+    return p
+
+
+def _verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
+    p: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=f"{about.capitalize()}.")
+    p.add_argument("name", metavar="NAME", help="the search")
+    p.add_argument("--track", choices=TRACKS, help="where several tracks have a search of this name")
+    p.add_argument("--storage", metavar="FOLDER", help="where the search writes (default: the project)")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what was asked: 0, or 2 with one message."""
+    from tune.request import RequestError
+
+    options = parser().parse_args(argv)
+    try:
+        request = find(options.name, options.track, options.storage)
+        if options.verb == "status":
+            return _print_status(request, options.json)
+        command = _command(options, request)
+    except RequestError as error:
+        sys.stderr.write(f"{error}\n")
+        return BAD_INPUT
+    give(request.places.folder, command)
+    sys.stdout.write(f"{request.name}: {command}\n{_when(request)}\n")
+    return DONE
+
+
+def find(name: str, track: str | None, storage: str | None) -> "Request":
+    """The search of a name, wherever its track. Raises RequestError where there is none or more than one."""
+    from tune.request import RequestError, SearchPlaces, resumed_request, storage_folder
+
+    folder = storage_folder(storage)
+    found = [t for t in TRACKS if t in (track or t) and SearchPlaces(folder, t, name).request.is_file()]
+    if len(found) > 1:
+        raise RequestError(f"{name}: tracks {' and '.join(found)} have a search of this name; add --track")
+    return resumed_request(found[0] if found else track or "b", name, storage)
+
+
+def _print_status(request: "Request", as_object: bool) -> int:
+    from tune.status import read_status
+
+    status: Status = read_status(request)
+    text = json.dumps(status.as_dict(), indent=1) if as_object else status.as_text()
+    sys.stdout.write(text + "\n")
+    return DONE
+
+
+def _command(options: argparse.Namespace, request: "Request") -> Command:
+    from tune.request import RequestError
+
+    if options.verb == "extend":
+        if options.trials < 1:
+            raise RequestError(f"--trials {options.trials}: expected a number of trials to add")
+        return Command("extend", trials=options.trials)
+    if options.verb == "clone":
+        return _clone(options, request)
+    if options.trial is None:
+        return Command("finish" if options.finish else "interrupt")
+    if options.finish:
+        raise RequestError("--finish ends the trials of the whole search; leave out the trial, or leave out --finish")
+    number = trial_number(options.trial, request)
+    if _states(request)[number] != "running":
+        raise RequestError(f"trial {number} has ended already: {_states(request)[number]}")
+    return Command("stop", trial=number)
+
+
+def trial_number(text: str, request: "Request") -> int:
+    """7 or trial-007 as a number of a trial that was begun. Raises RequestError for another."""
+    from tune.request import RequestError
+
+    digits, known = text.removeprefix("trial-"), sorted(_states(request))
+    if not digits.isdigit() or int(digits) not in known:
+        last = f"0 to {known[-1]}" if known else "none yet"
+        raise RequestError(f"{text}: no such trial of {request.name}; trials so far: {last}")
+    return int(digits)
+
+
+def _states(request: "Request") -> dict[int, str]:
+    from tune.status import read_status
+
+    return {trial.number: trial.state for trial in read_status(request).trials}
+
+
+def _clone(options: argparse.Namespace, request: "Request") -> Command:
+    from phasegpt.config_errors import ConfigError
+    from phasegpt.config_io import Tree
+    from phasegpt.key_paths import get, split
+    from tune.request import RequestError
+    from tune.space import allows
+
+    number = trial_number(options.trial, request)
+    if options.warm_start and _states(request)[number] == "running":
+        raise RequestError(f"--warm-start: trial {number} has not ended; stop it first, or clone without its weights")
+    tree = Tree(str(request.places.request), request.config.dump(), {})
+    for text in options.sets:
+        tree = tree.with_override(text)
+    try:
+        tree.typed()
+    except ConfigError as error:
+        raise RequestError(str(error)) from error
+    values = {key: get(tree.values, split(key)) for key in tree.overridden}
+    for key, value in values.items():
+        if key in request.config.search.parameters and not allows(request.config.search.parameters[key], value):
+            choices = request.config.search.parameters[key].plain()
+            raise RequestError(f"--set {key}: the search chooses out of {choices}; found {value!r}")
+    return Command("clone", trial=number, values=values, warm=options.warm_start)
+
+
+def _when(request: "Request") -> str:
+    if running(request.places.folder):
+        return "Its driver does so at the next report of a job; see: python -m tune.search status " + request.name
+    return f"It is not running: python -m tune.search --track {request.track} --resume {request.name}"
+
+
+def running(folder: Path) -> bool:
+    """Whether some process drives the search in `folder`."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / "driver.lock").is_file():
+        return False
+    try:
+        with FileLock(folder / "driver.lock", timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -1,0 +1,74 @@
+"""Journals of our own: one checked JSON line an entry, appended and on the disk when the call returns.
+
+A crash in the middle of a write costs at most that entry. Knows nothing of what entries say.
+"""
+
+import json
+import logging
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("phasegpt")
+Entry = dict[str, Any]
+
+
+class DamagedLineError(ValueError):
+    """A line whose checksum does not fit and which is not the torn end of its file; the message begins file:line."""
+
+
+def append(path: Path, entry: Entry) -> None:
+    """Write one entry to the end and to the disk; a failed write leaves no half line."""
+    with path.open("ab") as handle:
+        before = handle.tell()
+        try:
+            handle.write(_line(entry))
+            handle.flush()
+            os.fsync(handle.fileno())
+        except OSError:
+            os.truncate(path, before)
+            raise
+
+
+def read_lines(path: Path) -> tuple[list[Entry], int]:
+    """The entries in order, none where there is no file, and the length in bytes of the whole lines.
+
+    A torn last line is not counted. Raises DamagedLineError for any other that is damaged.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    entries: list[Entry] = []
+    for number, line in enumerate(lines, 1):
+        entry = _parse(line)
+        if entry is not None:
+            entries.append(entry)
+        elif number < len(lines):
+            raise DamagedLineError(f"{path}:{number}: this line is damaged (its checksum does not fit)")
+    return entries, sum(map(len, lines[: len(entries)]))
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut a torn last line off a file that is ours alone."""
+    entries, length = read_lines(path)
+    if path.exists() and length < path.stat().st_size:
+        log.warning("%s:%d: a torn last line was cut", path, len(entries) + 1)
+        os.truncate(path, length)
+
+
+def _line(entry: Entry) -> bytes:
+    return json.dumps({"sum": _checksum(entry), "event": entry}, separators=(",", ":")).encode() + b"\n"
+
+
+def _checksum(entry: Entry) -> str:
+    body = json.dumps(entry, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(body.encode()):08x}"
+
+
+def _parse(line: bytes) -> Entry | None:
+    """The entry of a line, or None where the line is damaged."""
+    try:
+        row = json.loads(line)
+        entry: Entry = row["event"]
+        return entry if row["sum"] == _checksum(entry) and line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
