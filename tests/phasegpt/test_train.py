@@ -256,6 +256,20 @@ def test_a_run_that_pauses_tells_its_evaluation_and_goes_on_to_the_same_end(
     assert_same_run(paths, whole[0], step=6)
 
 
+def test_a_run_may_begin_with_the_weights_of_another(
+    whole: tuple[RunPaths, RunResult, list[Any]], toy_overrides: list[str], tmp_path: Path
+) -> None:
+    paths, losses = paths_of(tmp_path), []
+    start = whole[0].checkpoints / "checkpoint-6"
+    config = config_of(toy_overrides, "training.max_steps=3", "training.learning_rate=1e-9")
+    result = fit(config, paths=paths, start=start, on_step=lambda _, values: losses.append(values["loss"]))
+    assert losses[0] < math.log(2) - 0.1  # a run from the reference begins at ln 2
+    assert result.metrics["eval_loss"] == pytest.approx(whole[1].curve[1]["eval_loss"], abs=1e-4)
+    assert result.hashes["start"]
+    with pytest.raises(RunError, match="holds another run"):
+        fit(config, paths=paths)
+
+
 def test_a_run_cut_between_save_and_evaluation_makes_up_for_the_evaluation(
     whole: tuple[RunPaths, RunResult, list[Any]],
     toy_overrides: list[str],
