@@ -53,6 +53,13 @@ def final_job(trial: int, values: Values, replicate: int, base_seed: int) -> Job
     return Job("final", trial, name, {**values, "experiment.seed": seed}, "final", f"trial {trial}")
 
 
+def arm_job(number: int, label: str, values: Values, replicate: int, base_seed: int) -> Job:
+    """An arm of an ablation on one of the seeds that all arms share, judged on the final half."""
+    seed = base_seed + FINAL_SEED_STEP + replicate
+    name = f"arm-{number:02d}-seed-{seed}"
+    return Job("final", number, name, {**values, "experiment.seed": seed}, "final", label)
+
+
 def as_config(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The dictionary that Ray hands to the trainable."""
     return {"job": asdict(job), "spec": dict(spec)}

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from phasegpt.data_checks import Rules
 from phasegpt.data_report import Report, check_file
 from phasegpt.files import read_json, write_text
 from phasegpt.pairs import HALVES, PairsError, read_prompts
+from tune.arms import Arm, parse_arms
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -72,7 +73,10 @@ class SearchPlaces:
 
 @dataclass(frozen=True)
 class Request:
-    """A search to run: its track, name, typed config, data and where it lies. `warnings` are lines for the user."""
+    """A search to run: its track, name, typed config, data and where it lies. `warnings` are lines for the user.
+
+    With `arms` it is an ablation: those are compared, and nothing is searched.
+    """
 
     track: str
     name: str
@@ -83,6 +87,7 @@ class Request:
     resumed: bool
     data: Report
     warnings: tuple[str, ...] = ()
+    arms: tuple[Arm, ...] = ()
 
     def own_values(self) -> dict[str, Any]:
         """The config's own value of each searched parameter: the first trial."""
@@ -95,6 +100,7 @@ class Request:
         Keys keep their order: the first objective decides, and parameters are drawn one after another.
         """
         kept = {"track": self.track, "name": self.name, "profile": self.profile, "config": self.config.dump()}
+        kept |= {"arms": [asdict(arm) for arm in self.arms]} if self.arms else {}
         write_text(self.places.request, json.dumps(kept, indent=1) + "\n")
 
 
@@ -130,23 +136,30 @@ def new_request(
     name: str | None = None,
     storage: str | None = None,
     gpu: bool | None = None,
+    ablate: Sequence[str] = (),
 ) -> Request:
-    """A fresh search. Raises RequestError with every problem of config and data, or where `name` is taken."""
+    """A fresh search, or with `ablate` (`key=v1,v2`) an ablation.
+
+    Raises RequestError with every problem of config and data, or where `name` is taken.
+    """
     chosen, reason = choose_profile(profile, has_gpu() if gpu is None else gpu)
+    laid = [*overrides, *([("search.parameters", {}, "--ablate")] if ablate else [])]
     try:
-        tree = load_tree(config or track_config(track), chosen, overrides)
+        tree = load_tree(config or track_config(track), chosen, laid)
         typed = tree.typed()
+        arms, remarks = parse_arms(ablate, tree) if ablate else ([], [])
     except ConfigError as error:
         raise RequestError(str(error)) from error
-    check_searchable(typed, tree)
+    check_searchable(typed, tree, ablation=bool(arms))
     data = check_data(typed)
-    name = name or f"{track}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = name or f"{track}{'-ablation' if arms else ''}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not NAME.fullmatch(name):
         raise RequestError(f"--name {name!r}: expected letters, digits, dot, dash and underscore, at most 80")
     places = SearchPlaces(storage_folder(storage), track, name)
     if places.request.exists():
         raise RequestError(f"--name {name}: there is a search of this name; go on with --resume {name} or take another")
-    return Request(track, name, typed, chosen, reason, places, False, data, (*tree.warnings(), *data.summary()))
+    warnings = (*tree.warnings(), *data.summary(), *remarks)
+    return Request(track, name, typed, chosen, reason, places, False, data, warnings, tuple(arms))
 
 
 def resumed_request(track: str, name: str, storage: str | None = None) -> Request:
@@ -165,7 +178,8 @@ def resumed_request(track: str, name: str, storage: str | None = None) -> Reques
     except ConfigError as error:
         raise RequestError(str(error)) from error
     data = check_data(config)
-    return Request(track, name, config, kept["profile"], f"going on with {name}", places, True, data)
+    arms = tuple(Arm(**arm) for arm in kept.get("arms", ()))
+    return Request(track, name, config, kept["profile"], f"going on with {name}", places, True, data, arms=arms)
 
 
 def storage_folder(asked: str | None) -> Path:
@@ -182,9 +196,9 @@ def storage_folder(asked: str | None) -> Path:
     return folder
 
 
-def check_searchable(config: Config, tree: Tree) -> None:
+def check_searchable(config: Config, tree: Tree, *, ablation: bool = False) -> None:
     """Raises RequestError where the config has nothing to search, or a range without a value to begin with."""
-    if not config.search.parameters:
+    if not config.search.parameters and not ablation:
         raise RequestError(
             f"{tree.place(('search',))}: search.parameters: expected at least one parameter to search, found none; "
             f"for a single run: python train.py --config {tree.source}"

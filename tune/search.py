@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   python -m tune.search --track b --plan                what it would do and how long; starts nothing
   python -m tune.search --track a --trials 24 --set training.beta=0.05
   python -m tune.search --track b --sampler grid --set 'search.parameters={training.kto_lambda: {grid: [0.01, 0.5]}}'
+  python -m tune.search --track b --ablate training.kto_lambda=0,0.01,0.1,0.5 --seeds 3
   python -m tune.search --track b --resume b-20260101-120000
   python -m tune.search status b-20260101-120000        also stop, extend and clone; each has its own --help
   python -m tune.search --track b --address auto --storage /shared/phasegpt
@@ -36,6 +37,7 @@ FLAGS = {  # options that are short names of config keys
     "sampler": "search.sampler",
     "scheduler": "search.scheduler",
     "seed": "experiment.seed",
+    "seeds": "search.finalists.seeds",
 }
 
 
@@ -71,6 +73,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scheduler", choices=("asha", "halving", "none"), help="stop losing trials early, or never")
     p.add_argument("--workers-per-trial", type=int, metavar="N", help="workers that share a trial (default: one)")
     add_options(p)
+    p.add_argument(
+        "--ablate",
+        action="append",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="compare settings side by side instead of searching; may be repeated",
+    )
+    p.add_argument("--seeds", type=int, metavar="N", help="fresh seeds for each finalist, or each arm of an ablation")
     p.add_argument("--seed", type=int, metavar="N", help="seed of data split, adapters and sampler")
     p.add_argument("--name", help="name of the search (default: track and time)")
     p.add_argument("--resume", metavar="NAME", help="go on with a search that was stopped")
@@ -159,7 +169,7 @@ def _request(options: argparse.Namespace) -> "Request":
 
     laid = overrides(options)
     if options.resume:
-        if laid or options.config or options.name or options.profile != "auto":
+        if laid or options.config or options.name or options.ablate or options.profile != "auto":
             raise RequestError(
                 "--resume goes on with the search as it was: leave out --set, --config, --profile, --name and the like"
             )
@@ -171,6 +181,7 @@ def _request(options: argparse.Namespace) -> "Request":
         overrides=laid,
         name=options.name,
         storage=options.storage,
+        ablate=options.ablate,
     )
 
 

@@ -1,0 +1,192 @@
+"""What an ablation found: every arm at equal steps and at equal measured KL, with intervals, and P(best).
+
+λ and β both hold the policy back, so settings at equal steps differ in how far they went as well as in how well.
+At equal KL they are compared where each had spent the same divergence from the reference: scores between two evaluations
+of a run are interpolated in KL, from the untuned model at 0. Pure functions of results, then a table and a picture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phasegpt.metrics.declared import Direction
+from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, runs_interval, simultaneous_gains
+from tune.finalists import prompt_scores
+
+KL = "kl_divergence"
+Evaluated = Mapping[str, Any]
+"""One evaluation of a run as it lies on disk: step, summary, answers, pairs."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An arm where the arms are compared: one {prompt: score} a seed, with what they add up to.
+
+    `gain` is over the first arm, None for that one itself; both it and `interval` are None where fewer than two prompts
+    have scores.
+    """
+
+    label: str
+    values: Mapping[str, Any]
+    scores: Runs
+    mean: float
+    kl: float | None
+    interval: Interval | None
+    gain: Gain | None
+    best: float | None
+
+
+def at_step(runs: Sequence[Sequence[Evaluated]]) -> int:
+    """The last step that every run was evaluated at. Raises ValueError where there is none."""
+    shared = set.intersection(*({evaluation["step"] for evaluation in run} for run in runs))
+    if not shared:
+        raise ValueError("the arms were never evaluated at the same step; give them the same steps and eval_interval")
+    return max(shared)
+
+
+def until_step(run: Sequence[Evaluated], step: int) -> list[Evaluated]:
+    """The evaluations of a run up to a step, in order."""
+    return sorted((e for e in run if e["step"] <= step), key=lambda e: e["step"])
+
+
+def common_kl(arms: Sequence[Sequence[Sequence[Evaluated]]], step: int) -> float:
+    """The KL that every arm has spent by `step`: the least of their means over seeds."""
+    return min(_mean([until_step(run, step)[-1]["summary"][KL] for run in runs]) for runs in arms)
+
+
+def scores_at_kl(run: Sequence[Evaluated], baseline: Evaluated, metric: str, kl: float) -> dict[str, float]:
+    """{prompt: score} where the run first has spent `kl`, interpolated between two evaluations; its last where it never
+    does. `baseline` is the reference at KL 0.
+    """
+    before, spent = prompt_scores(baseline, metric), 0.0
+    for evaluation in run:
+        after, now = prompt_scores(evaluation, metric), float(evaluation["summary"][KL])
+        if now >= kl:
+            share = (kl - spent) / (now - spent) if now > spent else 1.0
+            return {p: before[p] + share * (after[p] - before[p]) for p in after if p in before}
+        before, spent = after, max(spent, now)
+    return before
+
+
+def compared(
+    labels: Sequence[str],
+    values: Sequence[Mapping[str, Any]],
+    scores: Sequence[Runs],
+    fallback: Sequence[float],
+    kl: Sequence[float | None],
+    better: Direction,
+) -> list[Measured]:
+    """Arms with their intervals, simultaneous gains over the first and P(best); `fallback` are means without rows."""
+    judged = all(len(mean_by_prompt(runs)) > 1 for runs in scores)
+    gains = [None, *simultaneous_gains(scores[1:], scores[0], better)] if judged else [None] * len(scores)
+    best: Sequence[float | None] = p_best(scores, better) if judged else [None] * len(scores)
+    intervals = [runs_interval(runs) if judged else None for runs in scores]
+    return [
+        Measured(
+            labels[i], values[i], scores[i], interval.mean if interval else fallback[i], kl[i], interval, gains[i], best[i]
+        )
+        for i, interval in enumerate(intervals)
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """All that was found; `kl` None and `at_kl` empty where no KL was measured or none was spent."""
+
+    metric: str
+    better: Direction
+    step: int
+    evaluations: int
+    baseline: float | None
+    at_steps: Sequence[Measured]
+    kl: float | None
+    at_kl: Sequence[Measured]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "metric": self.metric,
+            "step": self.step,
+            "evaluations_a_run": self.evaluations,
+            "baseline": self.baseline,
+            "equal_steps": [_row(arm) for arm in self.at_steps],
+            "kl": self.kl,
+            "equal_kl": [_row(arm) for arm in self.at_kl],
+        }
+
+    def as_text(self) -> str:
+        """For people."""
+        lines = [f"{self.metric} at equal steps ({self.step}):", *map(_line, self.at_steps)]
+        if self.kl is not None:
+            lines += [
+                f"{self.metric} at equal KL ({self.kl:.3g} nats a token, between {self.evaluations} evaluations a run):",
+                *map(_line, self.at_kl),
+            ]
+        if self.baseline is not None:
+            lines.append(f"  {'untuned model':32} {self.baseline:.3f}")
+        return "\n".join(lines)
+
+
+def _row(arm: Measured) -> dict[str, Any]:
+    return {
+        "arm": arm.label,
+        "values": dict(arm.values),
+        "seeds": len(arm.scores),
+        "mean": arm.mean,
+        "interval": [arm.interval.low, arm.interval.high] if arm.interval else None,
+        "kl_divergence": arm.kl,
+        "over_first": arm.gain and arm.gain.as_dict(),
+        "p_best": arm.best,
+    }
+
+
+def _line(arm: Measured) -> str:
+    said = f"  {arm.label:32} {arm.mean:.3f}"
+    said += f" [{arm.interval.low:.3f}, {arm.interval.high:.3f}]" if arm.interval else ""
+    said += f"  KL {arm.kl:.3g}" if arm.kl is not None else ""
+    said += f"  P(best) {arm.best:.2f}" if arm.best is not None else ""
+    if arm.gain is None:
+        return said
+    sure = "better" if arm.gain.low > 0 else "worse" if arm.gain.high < 0 else "not distinguishable"
+    return f"{said}  over the first {arm.gain.mean:+.3f} [{arm.gain.low:+.3f}, {arm.gain.high:+.3f}]: {sure}"
+
+
+def draw(found: Ablation, path: Path) -> None:
+    """The arms with their intervals as a PNG, at equal steps and beside it at equal KL."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = [(f"at equal steps ({found.step})", found.at_steps)]
+    panels += [(f"at equal KL ({found.kl:.3g} nats a token)", found.at_kl)] if found.kl is not None else []
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(5.2 * len(panels) + 1.5, 1.4 + 0.5 * len(found.at_steps)), sharey=True, squeeze=False
+    )
+    for axis, (title, arms) in zip(axes[0], panels, strict=True):
+        _draw_arms(axis, arms, found.baseline)
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel(f"{found.metric} ({'higher' if found.better == 'max' else 'lower'} is better)")
+    axes[0][0].set_yticks(range(len(found.at_steps)), [arm.label for arm in found.at_steps])
+    axes[0][0].invert_yaxis()
+    figure.suptitle("mean and 95 % interval over new prompts and seeds", fontsize=9, color="#555555")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _draw_arms(axis: Any, arms: Sequence[Measured], baseline: float | None) -> None:
+    for place, arm in enumerate(arms):
+        axis.plot(arm.mean, place, "o", color="#1f5fa8", markersize=7)
+        if arm.interval:
+            axis.plot([arm.interval.low, arm.interval.high], [place, place], color="#1f5fa8", linewidth=2.5, alpha=0.6)
+    if baseline is not None:
+        axis.axvline(baseline, color="#888888", linestyle="--", linewidth=1)
+        axis.text(baseline, len(arms) - 0.55, " untuned", color="#666666", fontsize=8, va="bottom")
+    axis.grid(axis="x", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
