@@ -83,20 +83,28 @@ def run_reach(sides: Sequence[RunSpread], level: float) -> float:
     return student_quantile((1 + level) / 2, freedom) * math.sqrt(excess)
 
 
-def prompt_reach(values: Array, level: float, seed: int = 0) -> tuple[float, float]:
-    """How far the mean of `values` [prompts] may lie above and below the truth: (down to the low end, up to the high).
+def student_reach(values: Array, level: float) -> float:
+    """Half the width of Student's interval for the mean of `values` [prompts], which should not lean to one side.
 
-    The wider of Student's and the studentised bootstrap's limit (Efron and Tibshirani 1993, chapter 12.5) on either
-    side, the latter at most twice the former. Only prompts that differ from the commonest value tell the spread, so
-    only they count as degrees of freedom: where most prompts did not change, a few that did are little evidence.
+    Only prompts that differ from the commonest value tell the spread, so only they count as degrees of freedom: where
+    most prompts did not change, a few that did are little evidence. Zero where the values are the same.
     """
-    n = len(values)
-    error = float(values.std(ddof=1)) / math.sqrt(n)
     if bool(same(values, float(values[0])).all()):
-        return 0.0, 0.0
-    reach = student_quantile((1 + level) / 2, max(1, n - _commonest(values))) * error
-    if not FEWEST <= n <= MOST:
+        return 0.0
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return student_quantile((1 + level) / 2, max(1, len(values) - _commonest(values))) * error
+
+
+def skewed_reach(values: Array, level: float, seed: int = 0) -> tuple[float, float]:
+    """How far below and above the mean of skewed `values` [prompts] the ends of its interval lie.
+
+    On either side the wider one of Student's and the studentised bootstrap's limit (Efron and Tibshirani 1993, chapter
+    12.5), the latter at most twice the former.
+    """
+    reach = student_reach(values, level)
+    if reach == 0.0 or not FEWEST <= len(values) <= MOST:
         return reach, reach
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
     low, high = np.quantile(_studentised(values, error, seed), [(1 - level) / 2, (1 + level) / 2])
     return min(max(float(high) * error, reach), WIDEST * reach), min(max(float(-low) * error, reach), WIDEST * reach)
 

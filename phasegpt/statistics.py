@@ -18,12 +18,13 @@ from phasegpt.spread import (
     RunSpread,
     combined,
     prompt_draws,
-    prompt_reach,
     resampling,
     run_draws,
     run_reach,
     run_spread,
     same,
+    skewed_reach,
+    student_reach,
 )
 
 Runs = Sequence[Mapping[str, float]]
@@ -104,13 +105,17 @@ def mean_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -
 
     Raises ValueError for fewer than two values and for such as are not finite.
     """
-    return _interval(_checked(values), (), level, 1, seed)
+    return _score_interval(_checked(values), (), level, seed)
 
 
 def runs_interval(runs: Runs, level: float = 0.95, seed: int = 0) -> Interval:
     """The mean score over new prompts and new runs, from the `runs` of one recipe; errors as `mean_interval`."""
     means = mean_by_prompt(runs)
-    return _interval(_checked(list(means.values())), [_spread(runs, list(means))], level, 1, seed)
+    return _score_interval(_checked(list(means.values())), [_spread(runs, list(means))], level, seed)
+
+
+def _score_interval(values: Array, sides: Sequence[RunSpread], level: float, seed: int) -> Interval:
+    return _interval(values, skewed_reach(values, level, seed), sides, level, level, seed)
 
 
 def _checked(values: Sequence[float]) -> Array:
@@ -131,8 +136,9 @@ def paired_interval(a: Runs, b: Runs, level: float = 0.95, seed: int = 0, compar
     if len(shared) < 2:
         raise ValueError(f"a paired interval needs two prompts that both have; found {len(shared)}")
     ours, theirs = (_means(runs, shared) for runs in (a, b))
-    differences = np.where(same(ours, theirs), 0.0, ours - theirs)
-    return _interval(differences, [_spread(runs, shared) for runs in (a, b)], level, comparisons, seed)
+    differences, each = np.where(same(ours, theirs), 0.0, ours - theirs), 1 - (1 - level) / comparisons
+    reach = student_reach(differences, each)
+    return _interval(differences, (reach, reach), [_spread(runs, shared) for runs in (a, b)], each, level, seed)
 
 
 def _prompts(runs: Runs) -> set[str]:
@@ -148,15 +154,17 @@ def _spread(runs: Runs, prompts: Sequence[str]) -> RunSpread:
     return run_spread(_table(runs, prompts))
 
 
-def _interval(values: Array, sides: Sequence[RunSpread], level: float, comparisons: int, seed: int) -> Interval:
-    mean, each = float(values.mean()), 1 - (1 - level) / comparisons
-    down, up = prompt_reach(values, each, seed)
-    runs = run_reach(sides, each)
+def _interval(
+    values: Array, reach: tuple[float, float], sides: Sequence[RunSpread], each: float, level: float, seed: int
+) -> Interval:
+    """The mean of `values` with `reach` for its prompts and what the runs of `sides` add at the level `each`."""
+    mean, runs = float(values.mean()), run_reach(sides, each)
     drawn = prompt_draws(values[:, None], seed)[:, 0]
     rng = np.random.default_rng([seed, 1])
     for side in sides:
         drawn += run_draws(side, len(drawn), rng)
-    return Interval(mean, mean - combined(down, runs), mean + combined(up, runs), _above(drawn), len(values), level)
+    low, high = mean - combined(reach[0], runs), mean + combined(reach[1], runs)
+    return Interval(mean, low, high, _above(drawn), len(values), level)
 
 
 def _above(drawn: Array) -> float:

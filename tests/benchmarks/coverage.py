@@ -2,8 +2,9 @@
 
 Scores come from known worlds: *prompt + setting on this prompt + run + noise*, in units of the prompts' standard
 deviation. The truth is the mean gain over new prompts and new runs. `howe` is `phasegpt.statistics.paired_interval`
-itself; the others are what else could be used. Two to four minutes:
-`python tests/benchmarks/coverage.py [--samples 1000] [--seed 1] [--json]`; docs/methods.md quotes it.
+itself; the others are what else could be used. With --scores the interval of a recipe's own mean score
+(`runs_interval`) instead of a gain. Five to ten minutes:
+`python tests/benchmarks/coverage.py [--scores] [--samples 1000] [--seed 1] [--json]`; docs/methods.md quotes both.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from scipy import special, stats
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from phasegpt import spread
-from phasegpt.statistics import paired_interval
+from phasegpt.statistics import paired_interval, runs_interval
 
 Array = NDArray[np.float64]
 Limits = tuple[Array, Array]
@@ -193,14 +194,36 @@ def measure(samples: int, seed: int) -> Iterator[dict[str, object]]:
         yield row
 
 
+SCORES = {"zeros": 0.0, "skewed": 0.6, "skewed, very": 1.0}
+
+
+def measure_scores(samples: int, seed: int) -> Iterator[dict[str, object]]:
+    """The same for a mean score: a third of the scores zero, or prompts whose effects are lognormal (σ 0.6 and 1)."""
+    for number, (world, run_sd, runs, prompts) in enumerate(itertools.product(SCORES, RUN_SD, RUNS, PROMPTS)):
+        rng = np.random.default_rng([seed, 1000 + number])
+        if world == "zeros":
+            _, a, _ = sample(world, rng, samples, runs, prompts, run_sd)
+            sd = np.sqrt(1 + run_sd**2 + NOISE_SD**2)
+            truth = clipped_mean(float(-stats.norm.ppf(1 / 3) * sd) / 4, sd / 4)
+        else:
+            effects, truth = (2 * x for x in lognormal(rng, (samples, 1, prompts), SCORES[world]))
+            a = effects + run_sd * rng.normal(size=(samples, runs, 1))
+            a += NOISE_SD * rng.normal(size=(samples, runs, prompts))
+        found = [runs_interval(as_runs(side), LEVEL) for side in a]
+        above, below = (float(np.mean(x)) for x in ([i.low > truth for i in found], [i.high < truth for i in found]))
+        row: dict[str, object] = {"world": world, "run_sd": run_sd, "runs": runs, "prompts": prompts}
+        yield row | {"howe": {"held": 1 - above - below, "truth_below": above, "truth_above": below}}
+
+
 def table(rows: list[dict]) -> Iterator[str]:
     """For each world and run deviation the share that holds: least to most over the numbers of prompts and runs."""
-    yield f"| world | run sd | {' | '.join(f'howe, {runs} runs' for runs in RUNS)} | {' | '.join(list(METHODS)[1:])} |"
-    yield "|---" * (1 + len(RUNS) + len(METHODS)) + "|"
-    for world, run_sd in itertools.product(WORLDS, RUN_SD):
+    others = [name for name in list(METHODS)[1:] if name in rows[0]]
+    yield f"| world | run sd | {' | '.join([*(f'howe, {runs} runs' for runs in RUNS), *others])} |"
+    yield "|---" * (2 + len(RUNS) + len(others)) + "|"
+    for world, run_sd in itertools.product(dict.fromkeys(row["world"] for row in rows), RUN_SD):
         mine = [row for row in rows if (row["world"], row["run_sd"]) == (world, run_sd)]
         cells = [_span([row["howe"]["held"] for row in mine if row["runs"] == runs]) for runs in RUNS]
-        cells += [_span([row[name]["held"] for row in mine]) for name in list(METHODS)[1:]]
+        cells += [_span([row[name]["held"] for row in mine]) for name in others]
         yield f"| {world} | {run_sd} | {' | '.join(cells)} |"
 
 
@@ -213,10 +236,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scores", action="store_true", help="the interval of a mean score, not of a gain")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     spread.RESAMPLES = RESAMPLES
-    rows = list(measure(options.samples, options.seed))
+    rows = list((measure_scores if options.scores else measure)(options.samples, options.seed))
     print(json.dumps(rows, indent=1) if options.json else "\n".join(table(rows)))
 
 
