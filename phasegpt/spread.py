@@ -109,11 +109,6 @@ def skewed_reach(values: Array, level: float, seed: int = 0) -> tuple[float, flo
     return min(max(float(high) * error, reach), WIDEST * reach), min(max(float(-low) * error, reach), WIDEST * reach)
 
 
-def combined(prompts: float, runs: float) -> float:
-    """The reach of a sum of two independent parts: the root of the sum of their squares (Howe 1974, JASA 69)."""
-    return math.hypot(prompts, runs)
-
-
 def _commonest(values: Array) -> int:
     """How many of the values share the commonest one."""
     ordered = np.sort(values)

@@ -16,7 +16,6 @@ import numpy as np
 from phasegpt.spread import (
     Array,
     RunSpread,
-    combined,
     prompt_draws,
     resampling,
     run_draws,
@@ -157,13 +156,16 @@ def _spread(runs: Runs, prompts: Sequence[str]) -> RunSpread:
 def _interval(
     values: Array, reach: tuple[float, float], sides: Sequence[RunSpread], each: float, level: float, seed: int
 ) -> Interval:
-    """The mean of `values` with `reach` for its prompts and what the runs of `sides` add at the level `each`."""
+    """The mean of `values`, with `reach` for its prompts and what the runs of `sides` add at the level `each`.
+
+    The two are independent: they add as their squares (Howe 1974, JASA 69).
+    """
     mean, runs = float(values.mean()), run_reach(sides, each)
     drawn = prompt_draws(values[:, None], seed)[:, 0]
     rng = np.random.default_rng([seed, 1])
     for side in sides:
         drawn += run_draws(side, len(drawn), rng)
-    low, high = mean - combined(reach[0], runs), mean + combined(reach[1], runs)
+    low, high = mean - math.hypot(reach[0], runs), mean + math.hypot(reach[1], runs)
     return Interval(mean, low, high, _above(drawn), len(values), level)
 
 
@@ -234,7 +236,7 @@ def paired_wins(a: Runs, b: Runs, level: float = 0.95, seed: int = 0) -> Wins:
     rate, runs = float(rates.mean()), run_reach([run_spread(side) for side in sides], level)
     means = resampling(len(rates) + 2, seed) @ np.concatenate([rates, [0.0, 1.0]])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    low, high = rate - combined(rate - float(low), runs), rate + combined(float(high) - rate, runs)
+    low, high = rate - math.hypot(rate - float(low), runs), rate + math.hypot(float(high) - rate, runs)
     return Wins(rate, max(0.0, low), min(1.0, high), len(rates), level)
 
 

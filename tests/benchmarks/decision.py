@@ -3,7 +3,7 @@
 Scores are *prompt + setting on this prompt + run + noise*, in units of the prompts' standard deviation, as in
 `coverage.py`. Trials are ranked on the search half by one run each; `tune.finalists.choose` sends the best and the
 config's own values to the finals on new prompts and new runs; the best mean wins; it is declared better where the
-lower bound of its gain over the config's own values is above zero. Five to ten minutes:
+lower bound of its gain over the config's own values is above zero. Four minutes of one quiet core:
 `python tests/benchmarks/decision.py [--searches 1000] [--seed 1] [--json]`; docs/methods.md quotes it.
 """
 
@@ -107,15 +107,20 @@ def _pooled(rows: list[dict], rule: str) -> str:
 
 
 def table(rows: list[dict]) -> Iterator[str]:
-    """By truth, prompts, finals and run deviation, over both numbers of trials: % declared (% of them truly better)."""
-    yield f"| truth | prompts | finalists x runs | run sd | better one in finals | {' | '.join(RULES)} |"
-    yield "|---" * (5 + len(RULES)) + "|"
-    for truth, prompts, (count, runs), run_sd in itertools.product(TRUTHS, PROMPTS, FINALS, RUN_SD):
-        case = (truth, prompts, count, runs, run_sd)
-        mine = [r for r in rows if tuple(r[k] for k in ("truth", "prompts", "finalists", "runs", "run_sd")) == case]
-        there = 100 * np.mean([row["better_in_finals"] for row in mine])
-        cells = " | ".join(_pooled(mine, rule) for rule in RULES)
-        yield f"| {truth} | {prompts} | {count} x {runs} | {run_sd} | {there:.0f} | {cells} |"
+    """By truth, finals and run deviation, over both numbers of trials: % declared (% of them truly better).
+
+    Each cell is for 12 prompts, then for 24.
+    """
+    yield f"| truth | finalists x runs | run sd | better one in finals | {' | '.join(RULES)} |"
+    yield "|---" * (4 + len(RULES)) + "|"
+    for truth, (count, runs), run_sd in itertools.product(TRUTHS, FINALS, RUN_SD):
+        mine = [
+            [r for r in rows if (r["truth"], r["runs"], r["run_sd"], r["prompts"]) == (truth, runs, run_sd, prompts)]
+            for prompts in PROMPTS
+        ]
+        there = "; ".join(f"{100 * np.mean([row['better_in_finals'] for row in some]):.0f}" for some in mine)
+        cells = " | ".join("; ".join(_pooled(some, rule) for some in mine) for rule in RULES)
+        yield f"| {truth} | {count} x {runs} | {run_sd} | {there} | {cells} |"
 
 
 def main() -> None:
