@@ -2,7 +2,7 @@
 
 Every variant trains with the same seeds, splits, adapters at the start and number of steps, and answers the final half
 of the prompts. A difference is taken prompt by prompt (or held-out pair by pair) after the mean over seeds, with the
-studentised bootstrap of `phasegpt.statistics`. Writes into a temporary folder alone. About half a minute a run on two
+intervals of `phasegpt.statistics`. Writes into a temporary folder alone. About half a minute a run on two
 quiet cores, and two minutes for the reference: `python tests/benchmarks/phase_study.py [--seeds 4] [--steps 6]`;
 docs/methods.md quotes what it prints.
 """

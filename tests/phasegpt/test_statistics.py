@@ -1,21 +1,27 @@
 """Intervals whose answers are known, and their coverage by simulation."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from phasegpt import statistics
+from phasegpt import spread
 from phasegpt.statistics import (
     Gain,
     Interval,
     Wins,
     mean_by_prompt,
     mean_interval,
+    p_best,
     paired_gain,
     paired_interval,
     paired_wins,
+    runs_interval,
+    simultaneous_gains,
 )
+from tests.benchmarks.coverage import METHODS, Array, as_runs, sample
+from tests.benchmarks.decision import one_search
 
 
 def test_a_prompts_score_is_the_mean_over_the_seeds_that_have_it() -> None:
@@ -43,7 +49,8 @@ def test_an_interval_holds_its_mean_and_is_the_same_every_time() -> None:
 
 def test_values_without_spread_give_their_value_as_the_interval() -> None:
     assert mean_interval([0.5] * 12) == Interval(0.5, 0.5, 0.5, 1.0, 12)
-    assert mean_interval([0.0] * 12).p_positive == 0.0
+    assert mean_interval([0.0] * 12) == Interval(0.0, 0.0, 0.0, 0.5, 12)
+    assert mean_interval([-0.5] * 12).p_positive == 0.0
 
 
 def test_moving_or_turning_the_values_moves_or_turns_the_interval() -> None:
@@ -66,6 +73,20 @@ def test_two_and_three_values_get_students_t() -> None:
     assert (two.low, two.high) == pytest.approx((0.25 - 12.7062 * 0.05, 0.25 + 12.7062 * 0.05), abs=1e-5)
     three = mean_interval([0.0, 1.0, 2.0])  # standard error 1/√3, t = 4.30265
     assert three.high - 1 == pytest.approx(4.30265 / math.sqrt(3), abs=1e-5)
+
+
+def test_four_values_get_students_t_and_nothing_wilder() -> None:
+    interval = mean_interval([0.1, 0.11, 0.1001, 0.4])  # the studentised bootstrap alone ends at 230
+    error = float(np.std([0.1, 0.11, 0.1001, 0.4], ddof=1)) / 2
+    assert interval.high - interval.mean == pytest.approx(3.18245 * error, rel=1e-4)
+
+
+def test_rounding_noise_is_no_spread() -> None:
+    values = [0.5 + 1e-9 * k for k in range(12)]
+    interval = mean_interval(values)
+    assert interval.low == interval.mean == interval.high
+    noisy = mean_interval([1e-9 * k for k in range(11)] + [0.3])
+    assert noisy.high == pytest.approx(mean_interval([0.0] * 11 + [0.3]).high, rel=1e-6)
 
 
 def test_one_odd_value_among_equal_ones_is_no_certainty() -> None:
@@ -139,16 +160,35 @@ def test_without_a_shared_prompt_there_is_no_win_rate() -> None:
 
 
 @pytest.mark.parametrize("truth", [0.5, 0.7, 0.9])
-def test_about_95_of_100_win_rate_intervals_hold_the_truth(truth: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+def test_about_95_of_100_win_rate_intervals_hold_the_truth(truth: float) -> None:
     rng = np.random.default_rng(7)
     half = {str(i): 0.5 for i in range(12)}
     held = 0
-    for run in range(300):
+    for _ in range(300):
         ours = {str(i): float(won) for i, won in enumerate(rng.random(12) < truth)}  # 1 wins, 0 loses
-        wins = paired_wins([ours], [half], seed=run)
+        wins = paired_wins([ours], [half])
         held += wins.low <= truth <= wins.high
     assert held >= 0.92 * 300
+
+
+def test_answers_that_differ_by_rounding_alone_are_ties_and_no_gain() -> None:
+    scores = {str(i): 0.1 + 0.07 * i for i in range(12)}
+    again = {prompt: value + 2e-9 * (-1) ** int(prompt) for prompt, value in scores.items()}
+    gain = paired_gain([scores, again], [again, scores, scores])
+    assert (gain.mean, gain.low, gain.high, gain.p_positive) == (0.0, 0.0, 0.0, 0.5)
+    assert gain.wins is not None
+    assert gain.wins.rate == 0.5
+    assert p_best([[scores], [again]]) == [0.5, 0.5]
+
+
+def test_runs_that_disagree_widen_the_win_rate() -> None:
+    theirs = [{str(i): 0.5 for i in range(12)}]
+    agree = [{str(i): float(i % 4 > 0) for i in range(12)}] * 2  # both runs win nine of twelve
+    apart = [{str(i): 1.0 for i in range(12)}, {str(i): float(i % 2) for i in range(12)}]  # one wins all, one six
+    same, other = paired_wins(agree, theirs), paired_wins(apart, theirs)
+    assert same.rate == other.rate == 0.75
+    assert other.low < same.low
+    assert (other.low, other.high) == (0.0, 1.0)  # two runs that far apart say nothing of a third
 
 
 def test_a_gain_is_signed_by_what_is_better_and_its_ratio_is_not() -> None:
@@ -180,9 +220,160 @@ def test_a_gain_is_told_with_what_it_is_published_beside() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 12])
-def test_about_95_of_100_intervals_hold_the_truth(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+def test_about_95_of_100_intervals_hold_the_truth(size: int) -> None:
     rng = np.random.default_rng(7)
-    intervals = [mean_interval(rng.normal(0.3, 1, size).tolist(), seed=run) for run in range(300)]
+    intervals = [mean_interval(rng.normal(0.3, 1, size).tolist()) for _ in range(300)]
     held = sum(interval.low <= 0.3 <= interval.high for interval in intervals)
     assert 0.92 * 300 <= held <= 0.98 * 300
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A thousand resamples are enough for shares of some hundred intervals."""
+    monkeypatch.setattr(spread, "RESAMPLES", 1000)
+    spread.resampling.cache_clear()
+    yield
+    spread.resampling.cache_clear()
+
+
+# --- new prompts and new runs ----------------------------------------------------------------------------------------
+
+CELLS = [("normal", 0.3, 3, 12), ("normal", 1.0, 2, 24), ("skewed", 0.3, 3, 24), ("zeros", 0.3, 3, 12)]
+"""World, standard deviation between runs, runs of either side, prompts; tests/benchmarks/coverage.py has them all."""
+
+
+def scores_of(
+    world: str, run_sd: float, runs: int, prompts: int, one_sided: bool = False
+) -> tuple[Array, Array, float]:
+    a, b, truth = sample(world, np.random.default_rng(11), 300, runs, prompts, run_sd, one_sided)
+    return a, b, truth
+
+
+def share_held(method: str, a: Array, b: Array, truth: float) -> float:
+    low, high = METHODS[method](a, b)
+    return float(((low <= truth) & (truth <= high)).mean())
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize(("world", "run_sd", "runs", "prompts"), CELLS)
+def test_gains_hold_the_truth_over_new_prompts_and_new_runs(world: str, run_sd: float, runs: int, prompts: int) -> None:
+    scores = scores_of(world, run_sd, runs, prompts)
+    assert 0.92 <= share_held("howe", *scores) <= 0.985
+    assert max(share_held(name, *scores) for name in ("percentile", "student", "studentised")) < 0.87
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_gains_hold_the_truth_where_the_runs_of_one_side_alone_differ() -> None:
+    assert 0.92 <= share_held("howe", *scores_of("normal", 0.3, 3, 24, one_sided=True)) <= 0.985
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_where_four_of_five_prompts_never_change_no_gain_is_claimed_too_often() -> None:
+    a, b, truth = scores_of("ties", 0.0, 3, 12)
+    low, _ = METHODS["howe"](a, b)
+    assert (low > truth).mean() <= 0.01
+    a, b, _ = scores_of("ties, no gain", 0.3, 3, 24)
+    assert share_held("howe", a, b, 0.0) >= 0.95
+    assert share_held("percentile", a, b, 0.0) < 0.9
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_scores_of_a_recipe_hold_the_truth_over_new_prompts_and_new_runs() -> None:
+    _, b, _ = scores_of("normal", 1.0, 3, 12)
+    intervals = [runs_interval(as_runs(runs)) for runs in b]
+    assert 0.92 * 300 <= sum(interval.low <= 0.0 <= interval.high for interval in intervals) <= 0.985 * 300
+    alone = [mean_interval(list(runs.mean(0))) for runs in b]
+    assert sum(interval.low <= 0.0 <= interval.high for interval in alone) < 0.8 * 300
+
+
+def test_a_run_is_compared_as_it_is_and_several_runs_as_their_recipe() -> None:
+    one = [{str(i): 0.1 * i for i in range(8)}]
+    higher = [{prompt: value + shift for prompt, value in one[0].items()} for shift in (0.1, 0.3)]
+    gain = paired_interval(higher, one)
+    assert gain.mean == pytest.approx(0.2)
+    assert (gain.low, gain.high) == pytest.approx((0.2 - 12.7062 * 0.1, 0.2 + 12.7062 * 0.1), abs=1e-4)
+    assert paired_interval(higher[:1], one).low == pytest.approx(0.1)
+    assert runs_interval(one) == mean_interval(list(one[0].values()))
+
+
+def test_runs_of_unequal_number_and_a_prompt_that_one_run_lacks_are_compared_on_what_is_shared() -> None:
+    rng = np.random.default_rng(2)
+    ours, theirs = as_runs(rng.normal(0.5, 1, (3, 10))), as_runs(rng.normal(0, 1, (2, 10)))
+    del ours[1]["004"]
+    del theirs[0]["007"], theirs[1]["007"]
+    gain = paired_gain(ours, theirs)
+    assert gain.n == 9
+    assert gain.low < gain.mean < gain.high
+    kept = [f"{i:03d}" for i in range(10) if i != 7]
+    expected = np.mean([np.mean([r[p] for r in ours if p in r]) - np.mean([r[p] for r in theirs]) for p in kept])
+    assert gain.mean == pytest.approx(float(expected))
+
+
+# --- several finalists -----------------------------------------------------------------------------------------------
+
+
+def shifted(shift: float, seed: int, runs: int = 3) -> list[dict[str, float]]:
+    return as_runs(np.linspace(0, 1, 12) + shift + 0.05 * np.random.default_rng(seed).normal(size=(runs, 12)))
+
+
+def test_gains_that_are_read_side_by_side_are_wider_and_one_alone_is_not() -> None:
+    own, candidates = shifted(0.0, 0), [shifted(0.02 * k, k) for k in (1, 2, 3)]
+    alone, together = paired_gain(candidates[2], own), simultaneous_gains(candidates, own)
+    assert [gain.mean for gain in together] == [paired_gain(side, own).mean for side in candidates]
+    assert simultaneous_gains(candidates[2:], own) == [alone]
+    assert together[2].low < alone.low < alone.high < together[2].high
+    exact = paired_interval(candidates[2], own, level=1 - 0.05 / 3)
+    assert (together[2].low, together[2].high) == pytest.approx((exact.low, exact.high))
+    assert together[2].level == 0.95
+
+
+def test_falling_is_the_gain_of_what_should_be_low_and_the_lowest_is_best() -> None:
+    own, lower = shifted(0.0, 0), shifted(-0.2, 1)
+    assert simultaneous_gains([lower], own, "min")[0].low > 0
+    assert p_best([own, lower], "min")[1] > 0.99
+    assert p_best([own, lower])[1] < 0.01
+
+
+def test_the_probabilities_of_being_best_sum_to_one_and_come_out_the_same_again() -> None:
+    finalists = [shifted(0.01 * k, k) for k in range(4)]
+    found = p_best(finalists)
+    assert sum(found) == pytest.approx(1)
+    assert found == p_best(finalists)
+    assert sorted(found) == found
+
+
+def test_equals_share_the_probability_and_disagreeing_runs_take_it_from_certainty() -> None:
+    low, high = shifted(0.0, 0), shifted(0.1, 1)
+    assert p_best([low, high, high])[0] < 0.01
+    assert p_best([low, high[:1], high[:1]])[1:] == pytest.approx([0.5, 0.5], abs=0.01)
+    shaken = [{p: v + step for p, v in run.items()} for run, step in zip(high, (-0.3, 0.0, 0.3), strict=True)]
+    assert p_best([low, high])[1] > 0.99
+    assert 0.5 < p_best([low, shaken])[1] < 0.9
+
+
+def test_the_probability_of_being_best_is_that_of_a_known_answer() -> None:
+    # differences of mean 0.1 and standard error 0.1: P(best) is Φ(1) = 0.841 but for the small sample
+    values = np.random.default_rng(4).normal(size=100)
+    values = (values - values.mean()) / values.std(ddof=1) + 0.1
+    assert p_best([as_runs(values[None]), as_runs(0 * values[None])])[0] == pytest.approx(0.841, abs=0.02)
+
+
+@pytest.mark.parametrize("call", [p_best, lambda sides: simultaneous_gains(sides[1:], sides[0])])
+def test_finalists_without_two_shared_prompts_are_an_error(call) -> None:
+    with pytest.raises(ValueError, match="have; found 1"):
+        call([[{"a": 1.0, "b": 2.0}], [{"a": 1.0, "c": 2.0}]])
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_nothing_better_is_seldom_declared_better_and_a_clear_gain_mostly_is() -> None:
+    def declared(truth: str, searches: int) -> dict[str, list[float]]:
+        rng = np.random.default_rng(3)
+        found = [one_search(truth, 8, 12, 3, 3, 0.3, rng)[0] for _ in range(searches)]
+        return {rule: [said[rule] for said in found if said[rule] is not None] for rule in ("before", "simultaneous")}
+
+    none = declared("all equal", 200)
+    assert len(none["simultaneous"]) <= 0.05 * 200
+    assert len(none["before"]) > 0.1 * 200
+    clear = declared("one better by 1.0", 100)["simultaneous"]
+    assert len(clear) >= 0.3 * 100
+    assert sum(gain > 0 for gain in clear) >= 0.95 * len(clear)
