@@ -1,8 +1,8 @@
 """What an ablation found: every arm at equal steps and at equal measured KL, with intervals, and P(best).
 
 λ and β both hold the policy back, so settings at equal steps differ in how far they went as well as in how well.
-At equal KL they are compared where each had spent the same divergence from the reference: scores between two evaluations
-of a run are interpolated in KL, from the untuned model at 0. Pure functions of results, then a table and a picture.
+At equal KL they are compared where each had spent the same divergence from the reference: scores between two
+evaluations of a run are interpolated in KL, from the untuned model at 0. Functions of results; a table and a picture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,9 +37,9 @@ class Measured:
     best: float | None
 
 
-def at_step(runs: Sequence[Sequence[Evaluated]]) -> int:
+def last_shared_step(runs: Sequence[Sequence[Evaluated]]) -> int:
     """The last step that every run was evaluated at. Raises ValueError where there is none."""
-    shared = set.intersection(*({evaluation["step"] for evaluation in run} for run in runs))
+    shared = set.intersection(*({int(evaluation["step"]) for evaluation in run} for run in runs))
     if not shared:
         raise ValueError("the arms were never evaluated at the same step; give them the same steps and eval_interval")
     return max(shared)
@@ -82,12 +82,9 @@ def compared(
     gains = [None, *simultaneous_gains(scores[1:], scores[0], better)] if judged else [None] * len(scores)
     best: Sequence[float | None] = p_best(scores, better) if judged else [None] * len(scores)
     intervals = [runs_interval(runs) if judged else None for runs in scores]
-    return [
-        Measured(
-            labels[i], values[i], scores[i], interval.mean if interval else fallback[i], kl[i], interval, gains[i], best[i]
-        )
-        for i, interval in enumerate(intervals)
-    ]
+    means = [interval.mean if interval else fallback[i] for i, interval in enumerate(intervals)]
+    columns = zip(labels, values, scores, means, kl, intervals, gains, best, strict=True)
+    return [Measured(*column) for column in columns]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -124,7 +121,7 @@ class Ablation:
         lines = [f"{self.metric} at equal steps ({self.step}):", *map(_line, self.at_steps)]
         if self.kl is not None:
             lines += [
-                f"{self.metric} at equal KL ({self.kl:.3g} nats a token, between {self.evaluations} evaluations a run):",
+                f"{self.metric} at equal KL ({self.kl:.3g} nats a token; {self.evaluations} evaluations a run):",
                 *map(_line, self.at_kl),
             ]
         if self.baseline is not None:

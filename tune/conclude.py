@@ -12,7 +12,7 @@ from typing import Any
 
 from phasegpt.config_search import Search
 from phasegpt.files import write_json
-from tune.finalists import OWN, Candidate, Finalist, judge, prompt_scores, verdict, winner
+from tune.finalists import OWN, Candidate, Finalist, judge, prompt_scores, verdict, winner, with_p_best
 from tune.jobs import baseline_job, final_job, trial_name
 from tune.pareto import fronts, hypervolume, upward
 from tune.request import Request
@@ -43,10 +43,14 @@ def conclude(request: Request, searcher: JobSearcher) -> Conclusion | None:
     results = {c.number: final_results(request, searcher, c) for c in chosen}
     first = next(iter(request.config.search.objectives))
     own = [prompt_scores(result, first) for result in results.get(OWN, ())]
-    finalists = [_judge(request, candidate, results[candidate.number], own, baseline) for candidate in chosen]
-    judged = [finalist for finalist in finalists if finalist is not None]
-    if not judged:
+    ran = [candidate for candidate in chosen if results[candidate.number]]
+    if not ran:
         return None
+    challengers = max(1, sum(candidate.number != OWN for candidate in ran))
+    judged = with_p_best(
+        request.config.search,
+        [_judge(request, candidate, results[candidate.number], own, baseline, challengers) for candidate in ran],
+    )
     best = winner(request.config.search, judged)
     run_name = final_results(request, searcher, best)[0]["name"].rsplit("/", 1)[-1]
     ordered = sorted(judged, key=lambda f: (f is not best, not f.feasible, f.number))
@@ -67,12 +71,11 @@ def _judge(
     results: Sequence[Mapping[str, Any]],
     own: Sequence[Mapping[str, float]],
     baseline: Mapping[str, Any],
-) -> Finalist | None:
-    if not results:
-        return None
+    challengers: int,
+) -> Finalist:
     seeds = [int(result["config"]["experiment"]["seed"]) for result in results]
     others = own if own and candidate.number != OWN else None
-    return judge(request.config.search, candidate, seeds, results, others, baseline)
+    return judge(request.config.search, candidate, seeds, results, others, baseline, challengers)
 
 
 def summary(
@@ -143,6 +146,7 @@ def _finalist(finalist: Finalist, objective: str) -> dict[str, Any]:
         "interval": [interval.low, interval.high] if interval else None,
         "over_defaults": finalist.gain and finalist.gain.as_dict(),
         "over_baseline": finalist.over_baseline and finalist.over_baseline.as_dict(),
+        "p_best": finalist.p_best,
         "feasible": finalist.feasible,
     }
 

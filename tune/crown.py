@@ -69,18 +69,19 @@ def _candidate(request: Request, found: Conclusion, adapter: Path, run_id: str, 
         trial=trial_name(best.number),
         data_hash=finals[0]["hashes"]["data"],
         commit=git_state()[0],
+        finalists=len(found.finalists),
     )
 
 
-def scores_by_metric(finals: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """{metric: {prompt or pair id: [a value a seed]}} of every metric that has rows."""
+def scores_by_metric(finals: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float | None]]]:
+    """{metric: {prompt or pair id: [a value a seed]}} of every metric with rows, None where a seed has none."""
     rows = [row for result in finals for row in (*result["answers"], *result["pairs"])]
     names = sorted({name for row in rows for name, value in row.items() if not isinstance(value, str)})
-    gathered: dict[str, dict[str, list[float]]] = {}
+    gathered: dict[str, dict[str, list[float | None]]] = {}
     for name in names:
-        for result in finals:
-            for prompt, value in prompt_scores(result, name).items():
-                gathered.setdefault(name, {}).setdefault(prompt, []).append(value)
+        seeds = [prompt_scores(result, name) for result in finals]
+        prompts = dict.fromkeys(prompt for scores in seeds for prompt in scores)
+        gathered[name] = {prompt: [scores.get(prompt) for scores in seeds] for prompt in prompts}
     return gathered
 
 

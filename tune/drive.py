@@ -32,6 +32,7 @@ from tune.tracking import Tracker
 
 if TYPE_CHECKING:
     from tune.conclude import Conclusion
+    from tune.searcher import JobSearcher
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
@@ -63,6 +64,8 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     search = request.config.search
     trials = budget(search, request.own_values())
     jobs = 2 + trials + most_finals(search, trials)
+    if request.arms:
+        jobs = 1 + len(request.arms) * search.finalists.seeds
     console = Console(f"{request.name}: track {request.track}", search.objectives, jobs, options.json)
     console.say(f"{request.name}: {request.profile_reason}")
     for warning in request.warnings:
@@ -112,6 +115,8 @@ def _with_tracker(
     if not whole:
         tracker.finish(request.name, "KILLED")
         return _interrupted(request, options)
+    if request.arms:
+        return _end_ablation(request, searcher, tracker, console, as_object=options.json)
     found = conclude(request, searcher)
     champion = crown(request, found, tracker, uri, final_results(request, searcher, found.winner)) if found else None
     report = summary(request, searcher, found, champion)
@@ -122,6 +127,31 @@ def _with_tracker(
     else:
         console.say(ending(request, report))
     return WON if found else NO_RESULT
+
+
+def _end_ablation(
+    request: Request, searcher: "JobSearcher", tracker: Tracker, console: Console, *, as_object: bool
+) -> int:
+    from tune.ablated import ablated, table
+    from tune.ablation import draw
+
+    found = ablated(request, searcher)
+    if found is not None:
+        report = {"name": request.name, "track": request.track, **found.as_dict()}
+        picture = request.places.summary.with_suffix(".png")
+        write_json(request.places.summary, report)
+        draw(found, picture)
+        tracker.table(request.name, table(found), "ablation.json")
+        for file in (request.places.summary, picture):
+            tracker.file(request.name, file, "result")
+        console.say(f"\n{found.as_text()}\n  {picture}")
+        if as_object:
+            print(json.dumps(report, indent=1))
+    else:
+        console.say(f"No arm came to a result on every seed; the log tells why: {request.places.log}")
+    tracker.file(request.name, request.places.log, "log")
+    tracker.finish(request.name, "FAILED" if found is None else "FINISHED")
+    return NO_RESULT if found is None else WON
 
 
 def _track_begin(request: Request, tracker: Tracker, tags: dict[str, str], watch: "Watch") -> None:

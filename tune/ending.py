@@ -50,8 +50,15 @@ def _table(report: Mapping[str, Any]) -> list[str]:
         own = " (the config's own values)" if finalist["trial"] == "trial-000" else ""
         interval = finalist["interval"]
         span = f"  {names[0]} interval [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-        lines.append(f"    {finalist['trial']:16} " + _scores(finalist["metrics"], names) + span + own)
+        scores = _scores(finalist["metrics"], names)
+        lines.append(f"    {finalist['trial']:16} {scores}{span}{_chances(finalist)}{own}")
     return lines
+
+
+def _chances(finalist: Mapping[str, Any]) -> str:
+    over = finalist["over_defaults"]
+    better = "" if over is None else f"  P(better than the config's) {over['p_positive']:.2f}"
+    return better + ("" if finalist.get("p_best") is None else f"  P(best) {finalist['p_best']:.2f}")
 
 
 def _scores(metrics: Mapping[str, float], names: list[str]) -> str:

@@ -4,14 +4,14 @@ Pure functions of results; the first objective decides, constraints must hold (D
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from phasegpt.config_search import Search
 from phasegpt.metrics.declared import Direction
-from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, mean_interval, paired_gain
+from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, paired_gain, runs_interval
 from tune.pareto import preference, upward
 from tune.space import Values
 
@@ -33,9 +33,10 @@ class Candidate:
 class Finalist:
     """A finalist's values with what its fresh seeds came to on the final half of the prompts.
 
-    `scores` is one {prompt id: first objective} a seed, `interval` that of their mean; `gain` is over the
-    config's own values (None for those themselves), `over_baseline` over the untuned model, both paired by prompt. Each
-    is None where it has fewer than two prompts: perplexity, say, is one number a run.
+    `scores` is one {prompt id: first objective} a seed, `interval` that of their mean; `gain` is over the config's own
+    values (None for those themselves), with an interval that holds for all challengers together, `over_baseline` over
+    the untuned model, both paired by prompt. Each is None where it has fewer than two prompts: perplexity, say, is one
+    number a run. `p_best` is the probability of being the best of the finalists, None where they share no two prompts.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Finalist:
     interval: Interval | None
     gain: Gain | None
     over_baseline: Gain | None
+    p_best: float | None = None
 
     @property
     def feasible(self) -> bool:
@@ -120,12 +122,15 @@ def judge(
     results: Sequence[Mapping[str, Any]],
     own_scores: Runs | None,
     baseline: Mapping[str, Any],
+    comparisons: int = 1,
 ) -> Finalist:
-    """Put a finalist's runs (RunResult dictionaries, one a seed) together with their intervals."""
+    """Put a finalist's runs (RunResult dictionaries, one a seed) together with their intervals.
+
+    `comparisons` is how many challengers the config's own values have: the best of them is picked afterwards.
+    """
     objective, direction = next(iter(search.objectives.items()))
     scores = [prompt_scores(result, objective) for result in results]
     metrics = _means([result["metrics"] for result in results])
-    means = list(mean_by_prompt(scores).values())
     return Finalist(
         number=candidate.number,
         values=candidate.values,
@@ -133,17 +138,27 @@ def judge(
         scores=scores,
         metrics=metrics,
         violations=violations(search, metrics, baseline["metrics"]),
-        interval=mean_interval(means) if len(means) > 1 else None,
-        gain=None if own_scores is None else _gain(scores, own_scores, direction),
-        over_baseline=_gain(scores, [prompt_scores(baseline, objective)], direction),
+        interval=runs_interval(scores) if len(mean_by_prompt(scores)) > 1 else None,
+        gain=None if own_scores is None else _gain(scores, own_scores, direction, comparisons),
+        over_baseline=_gain(scores, [prompt_scores(baseline, objective)], direction, comparisons),
     )
 
 
-def _gain(scores: Runs, others: Runs, better: Direction) -> Gain | None:
+def with_p_best(search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:
+    """The finalists with how probable it is that each is the best of them, where they share two prompts."""
+    shared = set.intersection(*(set(mean_by_prompt(finalist.scores)) for finalist in finalists))
+    if len(shared) < 2:
+        return list(finalists)
+    better = next(iter(search.objectives.values()))
+    shares = p_best([finalist.scores for finalist in finalists], better)
+    return [replace(finalist, p_best=share) for finalist, share in zip(finalists, shares, strict=True)]
+
+
+def _gain(scores: Runs, others: Runs, better: Direction, comparisons: int = 1) -> Gain | None:
     """The paired gain; None where too few prompts or pairs are shared (another split, say)."""
     if len(mean_by_prompt(scores).keys() & mean_by_prompt(others).keys()) < 2:
         return None
-    return paired_gain(scores, others, better)
+    return paired_gain(scores, others, better, comparisons)
 
 
 def prompt_scores(result: Mapping[str, Any], metric: str) -> dict[str, float]:

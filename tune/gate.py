@@ -15,7 +15,7 @@ from phasegpt.statistics import Gain, paired_gain
 TRACKS = ("a", "b", "c")
 CHAMPION, PREVIOUS = "champion", "previous"
 
-Scores = Mapping[str, Mapping[str, Sequence[float]]]
+Scores = Mapping[str, Mapping[str, Sequence[float | None]]]
 Answers = Mapping[str, Sequence[str]]
 
 
@@ -25,11 +25,13 @@ class RegistryError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a model has to show for itself. `scores` is {metric: {prompt id: [one value a seed]}} on the final half.
+    """What a model has to show for itself. `scores` is {metric: {prompt id: [one value a seed]}} on the final half,
+    None where a seed has no such prompt or pair.
 
     `answers` is {prompt id: [one answer a seed]}, `objective` the metric that decides and `better` its direction (None:
     as declared), `constraints` says how each one stands, `metrics` is the summary, `interval_vs_reference` the gain
     over the untuned model, `scorer` the version behind the scores: those of different versions are not compared.
+    `finalists` is out of how many it was the best, on the very scores that judge it.
     """
 
     base_model: str
@@ -42,6 +44,7 @@ class Evidence:
     scorer: str = ""
     answers: Answers = field(default_factory=dict)
     better: Direction | None = None
+    finalists: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +145,15 @@ def _not_comparable(candidate: Evidence, champion: Evidence) -> str | None:
 def _gain(candidate: Evidence, champion: Evidence) -> Gain:
     name = candidate.objective
     better = candidate.better or DECLARED[name].better
-    return paired_gain(_runs(candidate.scores.get(name, {})), _runs(champion.scores[name]), better)
+    ours, theirs = _runs(candidate.scores.get(name, {})), _runs(champion.scores[name])
+    return paired_gain(ours, theirs, better, candidate.finalists)
 
 
-def _runs(scores: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+def _runs(scores: Mapping[str, Sequence[float | None]]) -> list[dict[str, float]]:
     """{prompt: [a value a seed]} as one {prompt: value} a seed."""
     seeds = max(map(len, scores.values()), default=0)
-    return [{prompt: values[i] for prompt, values in scores.items() if i < len(values)} for i in range(seeds)]
+    slots = [{prompt: values[i] for prompt, values in scores.items() if i < len(values)} for i in range(seeds)]
+    return [{prompt: value for prompt, value in slot.items() if value is not None} for slot in slots]
 
 
 def interval_text(gain: Gain) -> str:

@@ -99,7 +99,12 @@ class Request:
 
         Keys keep their order: the first objective decides, and parameters are drawn one after another.
         """
-        kept = {"track": self.track, "name": self.name, "profile": self.profile, "config": self.config.dump()}
+        kept: dict[str, Any] = {
+            "track": self.track,
+            "name": self.name,
+            "profile": self.profile,
+            "config": self.config.dump(),
+        }
         kept |= {"arms": [asdict(arm) for arm in self.arms]} if self.arms else {}
         write_text(self.places.request, json.dumps(kept, indent=1) + "\n")
 
@@ -143,7 +148,7 @@ def new_request(
     Raises RequestError with every problem of config and data, or where `name` is taken.
     """
     chosen, reason = choose_profile(profile, has_gpu() if gpu is None else gpu)
-    laid = [*overrides, *([("search.parameters", {}, "--ablate")] if ablate else [])]
+    laid: list[str | tuple[str, Any, str]] = [*overrides, *([("search.parameters", {}, "--ablate")] if ablate else [])]
     try:
         tree = load_tree(config or track_config(track), chosen, laid)
         typed = tree.typed()

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,7 +22,7 @@ from tune.capacity import Ask, Node, Slots
 from tune.commands import Commands
 from tune.request import Request
 from tune.scheduler import NotingScheduler
-from tune.searcher import JobSearcher
+from tune.searcher import ArmSearcher, JobSearcher
 from tune.steps import steps_of
 from tune.stopping import rungs
 from tune.study import Study
@@ -79,7 +80,8 @@ def make_searcher(request: Request, workers: Crew) -> JobSearcher:
         "objective": next(iter(config.search.objectives)),
         "crew": asdict(workers),
     }
-    return JobSearcher(
+    kind = partial(ArmSearcher, request.arms) if request.arms else JobSearcher
+    return kind(
         study,
         config.search,
         spec,

@@ -17,10 +17,11 @@ from ray.tune.search import Searcher
 from phasegpt.config_search import Search
 from phasegpt.files import read_json
 from phasegpt.pairs import HALVES
+from tune.arms import Arm
 from tune.cohorts import Cohorts
 from tune.commands import Commands
 from tune.finalists import OWN, Candidate, choose, violations
-from tune.jobs import Job, as_config, baseline_job, final_job, trial_job
+from tune.jobs import Job, arm_job, as_config, baseline_job, final_job, trial_job
 from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
 from tune.study import METRICS, ORIGIN, SAMPLED, WHY, Study
 
@@ -246,3 +247,26 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""
+
+
+class ArmSearcher(JobSearcher):
+    """The order of an ablation: the baseline on the final half, then every arm on every seed. Nothing is searched."""
+
+    def __init__(self, arms: Sequence[Arm], study: Study, search: Search, *rest: Any, **more: Any) -> None:
+        self.arms = arms
+        super().__init__(study, search, *rest, **more)
+        self.baselines = self.baselines[-1:]
+        self._baselines = [job for job in self.baselines if not self.done(job)]
+
+    def _next_trial(self) -> Job | None:
+        return None
+
+    def final_jobs(self) -> Sequence[Job]:
+        """Each arm on each seed, the seeds of one arm apart: what is done first compares all arms."""
+        seeds = range(self.search.finalists.seeds)
+        arms = list(enumerate(self.arms))
+        return [arm_job(number, arm.label, arm.values, seed, self.seed) for seed in seeds for number, arm in arms]
+
+    def ended_before(self) -> list[tuple[Job, str, str]]:
+        """See `JobSearcher`."""
+        return [(job, "complete", "") for job in (*self.baselines, *self.final_jobs()) if self.done(job)]

@@ -9,7 +9,7 @@ from tests.tune.conftest import ToyRequest
 from tune.ending import ending
 
 SCORES = {"spiral_score": 0.5, "perplexity": 40.0}
-INTERVAL = {"mean": 0.1, "low": 0.02, "high": 0.2}
+INTERVAL = {"mean": 0.1, "low": 0.02, "high": 0.2, "p_positive": 0.975}
 GAIN = Gain(0.25, 0.1, 0.4, 0.99, 12, ratio=2.0, wins=Wins(0.875, 0.6, 0.95, 12)).as_dict()
 
 
@@ -25,7 +25,7 @@ def report() -> dict[str, Any]:
         "winner": {"trial": "trial-003", "params": {"training.beta": 0.123456, "training.learning_rate": 5e-5}},
         "verdict": "better than the config's own values: +0.100 [+0.020, +0.200] over 12 prompts",
         "baseline_final": {"metrics": {"spiral_score": 0.25}},
-        "finalists": [finalist(3), finalist(0, over_defaults=None)],
+        "finalists": [finalist(3, p_best=0.9), finalist(0, over_defaults=None, p_best=0.1)],
         "champion": {"model": "phasegpt-track-b", "version": "2", "promoted": True, "reason": "beats the champion"},
     }
 
@@ -37,9 +37,10 @@ def test_the_winner_its_gain_and_the_champion_are_told(report: dict[str, Any], t
         "  better than the config's own values: +0.100 [+0.020, +0.200] over 12 prompts",
         "  over the untuned model: +0.250 [+0.100, +0.400] over 12 prompts, ratio 2.00, win rate 0.88 [0.60, 0.95]",
         "    untuned model    spiral_score 0.250  perplexity -",
-        "    trial-003        spiral_score 0.500  perplexity 40.000  spiral_score interval [0.400, 0.600]",
-        "    trial-000        spiral_score 0.500  perplexity 40.000  spiral_score interval [0.400, 0.600] "
-        "(the config's own values)",
+        "    trial-003        spiral_score 0.500  perplexity 40.000  spiral_score interval [0.400, 0.600]  "
+        "P(better than the config's) 0.97  P(best) 0.90",
+        "    trial-000        spiral_score 0.500  perplexity 40.000  spiral_score interval [0.400, 0.600]  "
+        "P(best) 0.10 (the config's own values)",
         "Champion: phasegpt-track-b version 2 is now champion: beats the champion",
     ):
         assert line in text.splitlines()
@@ -48,9 +49,11 @@ def test_the_winner_its_gain_and_the_champion_are_told(report: dict[str, Any], t
 def test_guards_against_broken_text_stand_beside_the_objectives(
     report: dict[str, Any], toy_request: ToyRequest
 ) -> None:
-    report["finalists"] = [finalist(3, metrics={**SCORES, "ended": 0.75, "repetition": 0.125}, interval=None)]
+    broken = {**SCORES, "ended": 0.75, "repetition": 0.125}
+    report["finalists"] = [finalist(0, metrics=broken, interval=None, over_defaults=None)]
     lines = ending(toy_request(), report).splitlines()
-    assert "    trial-003        spiral_score 0.500  perplexity 40.000  repetition 0.125  ended 0.750" in lines
+    shown = "    trial-000        spiral_score 0.500  perplexity 40.000  repetition 0.125  ended 0.750"
+    assert f"{shown} (the config's own values)" in lines
 
 
 def test_the_commands_to_look_further_name_this_search(report: dict[str, Any], toy_request: ToyRequest) -> None:
@@ -69,7 +72,7 @@ def test_a_winner_that_was_not_promoted_is_told_with_the_reason(
 
 
 def test_a_finalist_without_an_interval_is_told_without_one(report: dict[str, Any], toy_request: ToyRequest) -> None:
-    report["finalists"] = [finalist(3, interval=None)]
+    report["finalists"] = [finalist(3, interval=None, over_defaults=None)]
     lines = ending(toy_request(), report).splitlines()
     assert "    trial-003        spiral_score 0.500  perplexity 40.000" in lines
 
