@@ -49,7 +49,8 @@ def put_together(
     )  # fmt: skip
     kl = common_kl(runs, step) if all(value is not None for value in spent) else None
     at_kl = []
-    if kl is not None and prompt_scores(baseline, metric):
+    reference_known = request.config.evaluation.baseline_checkpoint is None
+    if kl is not None and reference_known and prompt_scores(runs[0][0][-1], metric):
         at_kl = compared(
             labels, values,
             [[scores_at_kl(run, baseline, metric, kl) for run in of_arm] for of_arm in cut],

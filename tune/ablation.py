@@ -55,16 +55,19 @@ def common_kl(arms: Sequence[Sequence[Sequence[Evaluated]]], step: int) -> float
     return min(_mean([until_step(run, step)[-1]["summary"][KL] for run in runs]) for runs in arms)
 
 
-def scores_at_kl(run: Sequence[Evaluated], baseline: Evaluated, metric: str, kl: float) -> dict[str, float]:
+def scores_at_kl(run: Sequence[Evaluated], reference: Evaluated, metric: str, kl: float) -> dict[str, float]:
     """{prompt: score} where the run first has spent `kl`, interpolated between two evaluations; its last where it never
-    does. `baseline` is the reference at KL 0.
+    does.
+
+    `reference` is what the reference, at KL 0, came to; its mean stands for pairs of another split.
     """
-    before, spent = prompt_scores(baseline, metric), 0.0
+    before, spent = prompt_scores(reference, metric), 0.0
     for evaluation in run:
         after, now = prompt_scores(evaluation, metric), float(evaluation["summary"][KL])
         if now >= kl:
             share = (kl - spent) / (now - spent) if now > spent else 1.0
-            return {p: before[p] + share * (after[p] - before[p]) for p in after if p in before}
+            mean = float(reference["metrics"][metric])
+            return {p: (1 - share) * before.get(p, mean) + share * score for p, score in after.items()}
         before, spent = after, max(spent, now)
     return before
 
@@ -170,7 +173,7 @@ def draw(found: Ablation, path: Path) -> None:
         axis.set_title(title, fontsize=11)
         axis.set_xlabel(f"{found.metric} ({'higher' if found.better == 'max' else 'lower'} is better)")
     axes[0][0].set_yticks(range(len(found.at_steps)), [arm.label for arm in found.at_steps])
-    axes[0][0].invert_yaxis()
+    axes[0][0].invert_yaxis()  # the first arm on top
     figure.suptitle("mean and 95 % interval over new prompts and seeds", fontsize=9, color="#555555")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
@@ -184,6 +187,7 @@ def _draw_arms(axis: Any, arms: Sequence[Measured], baseline: float | None) -> N
             axis.plot([arm.interval.low, arm.interval.high], [place, place], color="#1f5fa8", linewidth=2.5, alpha=0.6)
     if baseline is not None:
         axis.axvline(baseline, color="#888888", linestyle="--", linewidth=1)
-        axis.text(baseline, len(arms) - 0.55, " untuned", color="#666666", fontsize=8, va="bottom")
+        axis.text(baseline, -0.4, " untuned", color="#666666", fontsize=8, va="center")
+        axis.set_ylim(-0.6, len(arms) - 0.4)
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)

@@ -70,7 +70,7 @@ def evaluation(step: int, kl: float, *scores: float) -> dict[str, Any]:
     return {"step": step, "summary": {"kl_divergence": kl}, "answers": rows, "pairs": []}
 
 
-UNTUNED = evaluation(0, 0.0, 0.1, 0.3)
+UNTUNED = {"metrics": {"spiral_score": 0.2}, **evaluation(0, 0.0, 0.1, 0.3)}
 RUN = [evaluation(2, 0.2, 0.3, 0.3), evaluation(4, 0.1, 0.0, 0.0), evaluation(6, 0.6, 0.7, 0.1)]
 
 
@@ -86,6 +86,11 @@ RUN = [evaluation(2, 0.2, 0.3, 0.3), evaluation(4, 0.1, 0.0, 0.0), evaluation(6,
 )
 def test_scores_at_a_kl_lie_between_the_evaluations_around_it(kl: float, expected: Mapping[str, float]) -> None:
     assert scores_at_kl(RUN, UNTUNED, "spiral_score", kl) == pytest.approx(expected)
+
+
+def test_pairs_of_another_split_stand_at_the_references_mean() -> None:
+    fresh = [{**RUN[0], "answers": [{"id": "other", "spiral_score": 0.6}]}]
+    assert scores_at_kl(fresh, UNTUNED, "spiral_score", 0.05) == pytest.approx({"other": 0.3})
 
 
 def test_arms_meet_at_the_last_step_of_all_and_at_the_kl_that_all_have_spent() -> None:
@@ -155,6 +160,8 @@ def test_an_ablation_runs_every_arm_on_every_seed_and_compares_them(
     free, bound, _ = (arm["kl_divergence"] for arm in found["equal_steps"])
     assert 0 < bound < free
     assert found["kl"] == pytest.approx(min(arm["kl_divergence"] for arm in found["equal_steps"]))
+    at_kl = [arm["mean"] for arm in found["equal_kl"]]
+    assert all(0.5 < loss < 0.6931 for loss in at_kl)
     assert found["baseline"] == pytest.approx(0.6931, abs=1e-3)
     results = sorted(path.stem for path in (tmp_path / "results/v14/track_b/arms").glob("*.json"))
     assert results == ["arm-00-seed-1042", "arm-00-seed-1043", "arm-01-seed-1042", "arm-01-seed-1043",
