@@ -28,21 +28,16 @@ from phasegpt.checkpoint_files import (
     prune_checkpoints,
     step_history,
 )
-from phasegpt.checkpoints import BASELINE, adapter_folder
 from phasegpt.config import Config, config_hash, stages
 from phasegpt.config_io import resolve, write_resolved
 from phasegpt.config_search import Search
 from phasegpt.evaluate import Evaluation, evaluate
 from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
-from phasegpt.forward import PairModel
 from phasegpt.logs import log_to
 from phasegpt.meters import Meter, scaling_metrics
-from phasegpt.models import load_policy
-from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, suite_of, trainer_settings
+from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, versions
-from phasegpt.shared_parts import HIDDEN
 from phasegpt.shared_store import Progress
-from phasegpt.shared_work import SharedWork
 from phasegpt.texts import block_rows
 from phasegpt.trainer import NonFiniteLossError, StepLog, total_steps, train
 
@@ -118,47 +113,6 @@ def _claim(config: Config, paths: RunPaths, half: str, start: Path | None) -> No
         )
     if ranks.first():
         write_json(file, own)
-
-
-def measure(
-    config: Config, *, paths: RunPaths, half: str, workbench: Workbench, on_progress: Progress | None = None
-) -> Evaluation:
-    """The baseline of every gain on the suite of `config`: the reference itself, or evaluation.baseline_checkpoint.
-
-    Either way KL and rewards are those against the search's reference. Raises ModelError, RunError.
-    """
-    last = stages(config)[-1]
-    with set_up(last, paths, workbench, half, on_progress) as run:
-        if config.evaluation.baseline_checkpoint is None:
-            return _evaluated(run)
-        shared, couples = run.material.shared, run.suite.pair_ids
-    return _of_checkpoint(last, paths, workbench, half, shared, couples)
-
-
-def _of_checkpoint(
-    config: Config,
-    paths: RunPaths,
-    bench: Workbench,
-    half: str,
-    shared: SharedWork | None,
-    pair_ids: Sequence[str],
-) -> Evaluation:
-    """The suite on the adapter that evaluation.baseline_checkpoint names, with the reference's shared work."""
-    base = bench.base(config)
-    suite = suite_of(config, base, dict.fromkeys(pair_ids, ("", "")), half)
-    if shared is not None:
-        shared = shared.without_trunk()  # the checkpoint's adapter may lie on those layers
-        if config.training.reference_model and HIDDEN not in shared.parts and "kl_divergence" in suite.metrics:
-            raise RunError(
-                "evaluation.baseline_checkpoint: its KL needs the reference's states; raise shared_work.max_gb"
-            )
-    name = str(config.evaluation.baseline_checkpoint)
-    folder = adapter_folder(BASELINE, name, paths.references, config.model.base_model)
-    policy = load_policy(base, folder)
-    try:
-        return evaluate(PairModel(policy), shared, suite)
-    finally:
-        policy.detach()
 
 
 def _run(

@@ -155,9 +155,9 @@ def _measure(
     config: "Config", paths: "RunPaths", job: Job, bench: "Workbench", on_progress: "Progress"
 ) -> dict[str, Any]:
     from phasegpt import ranks
+    from phasegpt.baseline import measure
     from phasegpt.files import write_json
     from phasegpt.metrics.text import scorer
-    from phasegpt.train import measure
 
     evaluation = measure(config, paths=paths, half=job.half, workbench=bench, on_progress=on_progress)
     found = {"metrics": evaluation.summary, "name": paths.name, "hashes": {"scorer": scorer()}}

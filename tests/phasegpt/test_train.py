@@ -30,7 +30,7 @@ from phasegpt.parts import RunError, Workbench, device_of, objective_of, trainer
 from phasegpt.ranks import joined
 from phasegpt.runs import RunPaths, RunResult, run_paths
 from phasegpt.shared_store import prepare
-from phasegpt.train import Paused, fit, measure
+from phasegpt.train import Paused, fit
 from phasegpt.trainer import NonFiniteLossError, ReferenceMismatchError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -584,39 +584,6 @@ def test_a_missing_reference_adapter_is_an_error_with_kto_and_the_base_with_dpo(
 
 
 # --- the baseline and the two stages ---------------------------------------------------------------------------------
-
-
-def test_the_baseline_is_the_reference_itself(toy_overrides: list[str], tmp_path: Path) -> None:
-    evaluation = measure(config_of(toy_overrides), paths=paths_of(tmp_path), half="final", workbench=Workbench())
-    assert evaluation.summary["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert evaluation.summary["reward_margin"] == pytest.approx(0, abs=1e-4)
-    assert evaluation.summary["kl_divergence"] == pytest.approx(0, abs=1e-6)
-    assert {row["id"] for row in evaluation.answers} == {f"toy-prompt-{index:02d}" for index in (1, 3, 5, 7)}
-
-
-@pytest.mark.parametrize("reference", [False, True], ids=["untuned reference", "adapter as reference"])
-def test_a_baseline_of_ones_own_is_measured_against_the_searchs_reference(
-    whole: tuple[RunPaths, RunResult, list[Any]], toy_overrides: list[str], tmp_path: Path, reference: bool
-) -> None:
-    adapter = whole[0].adapter
-    sets = [f"evaluation.baseline_checkpoint={adapter}"]
-    sets += [f"training.reference_model={adapter}"] if reference else []
-    config = config_of(toy_overrides, *sets)
-    found = measure(config, paths=paths_of(tmp_path), half="search", workbench=Workbench()).summary
-    expected = whole[1].metrics
-    assert found["perplexity"] == pytest.approx(expected["perplexity"], rel=1e-5)
-    assert found["spiral_score"] == pytest.approx(expected["spiral_score"])
-    if reference:
-        assert (found["kl_divergence"], found["reward_margin"]) == pytest.approx((0.0, 0.0), abs=1e-4)
-    else:
-        assert found["kl_divergence"] == pytest.approx(expected["kl_divergence"], rel=1e-4)
-        assert found["reward_margin"] == pytest.approx(expected["reward_margin"], rel=1e-3)
-
-
-def test_a_baseline_that_is_no_adapter_is_named_by_its_key(toy_overrides: list[str], tmp_path: Path) -> None:
-    config = config_of(toy_overrides, f"evaluation.baseline_checkpoint={tmp_path}")
-    with pytest.raises(ModelError, match=r"evaluation\.baseline_checkpoint: .*no adapter there"):
-        measure(config, paths=paths_of(tmp_path), half="search", workbench=Workbench())
 
 
 @pytest.mark.parametrize("phase", [False, True], ids=["adapters", "adapters and branch"])

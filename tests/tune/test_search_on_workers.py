@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from phasegpt.baseline import measure
 from phasegpt.config_io import track_config
 from phasegpt.files import read_json, write_json
 from phasegpt.metrics.text import scorer
 from phasegpt.parts import Workbench
 from phasegpt.runs import run_paths
-from phasegpt.train import measure
 from tests.ray_cluster import Cluster
 from tune.request import new_request
 
