@@ -23,7 +23,9 @@ HEAD = 1024  # words of the vocabulary whose logits are made at a time, as in ph
 PATIENCE = 8.0  # seconds for each figure
 ROUNDS = 5, 40  # at least, at most
 FEW, MANY = 1, 16  # prompts at once
+PROMPT = 24  # tokens
 SHORT, LONG = 4, 20  # new tokens: their difference leaves out the prompt
+REPEATS = 2, 5  # of that difference, at least, at most
 WEIGHTS = 2**27  # numbers of weights that a step of generation reads at least, more than caches hold
 
 
@@ -107,17 +109,19 @@ def _products(shape: Shape, kind: torch.dtype, device: str) -> tuple[float, tupl
 
 
 def _decoding(config: Config, shape: Shape, device: str) -> Decoding:
+    """Steps of generation by the model where it is here, else products of its sizes."""
+    numbers: float
     if (shape_folder(config) / "config.json").is_file():
-        step = _model_steps(config, device)
-        return Decoding(
-            f"{config.model.base_model} with adapters", shape.parameters, (FEW, step(FEW)), (MANY, step(MANY))
-        )
-    step, numbers = _product_steps(shape, device)
-    return Decoding("products of the model's sizes", numbers, (FEW, step(FEW)), (MANY, step(MANY)))
+        of, numbers, steps = f"{config.model.base_model} with adapters", shape.parameters, _model_steps(config, device)
+    else:
+        of, (numbers, steps) = "products of the model's sizes", _product_steps(shape, device)
+    few, many = steps(FEW), steps(MANY)
+    spread = tuple((min(seconds), max(seconds)) for seconds in (few, many))
+    return Decoding(of, numbers, (FEW, statistics.median(few)), (MANY, statistics.median(many)), spread)
 
 
-def _model_steps(config: Config, device: str) -> Callable[[int], float]:
-    """Seconds of a step of generation by the model with fresh adapters, whose products are not merged into its own."""
+def _model_steps(config: Config, device: str) -> Callable[[int], list[float]]:
+    """Seconds of steps of generation by the model with fresh adapters, whose products are not merged into its own."""
     lora = config.model.lora_config
     settings = LoraSettings(lora.r, lora.lora_alpha, 0.0, lora.target_modules, lora.layers_to_transform)
     half = torch.bfloat16 if config.training.bf16 else torch.float32
@@ -125,7 +129,7 @@ def _model_steps(config: Config, device: str) -> Callable[[int], float]:
     policy = attach_policy(base, settings, seed=0)
 
     def generate(prompts: int, tokens: int) -> float:
-        ids = torch.full((prompts, 24), 5, device=device)
+        ids = torch.full((prompts, PROMPT), 5, device=device)
         begun = time.perf_counter()
         policy.model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
@@ -134,27 +138,31 @@ def _model_steps(config: Config, device: str) -> Callable[[int], float]:
         _wait(device)
         return time.perf_counter() - begun
 
-    def step(prompts: int) -> float:
-        with torch.no_grad():
-            generate(prompts, SHORT)
-            differences = [generate(prompts, LONG) - generate(prompts, SHORT) for _ in range(3)]
-        return max(statistics.median(differences), 1e-6) / (LONG - SHORT)
+    @torch.no_grad()
+    def steps(prompts: int) -> list[float]:
+        generate(prompts, SHORT)
+        found: list[float] = []
+        until = time.perf_counter() + PATIENCE
+        while len(found) < REPEATS[0] or (len(found) < REPEATS[1] and time.perf_counter() < until):
+            longer = generate(prompts, LONG) - generate(prompts, SHORT)
+            found.append(max(longer, 1e-6) / (LONG - SHORT))
+        return found
 
-    return step
+    return steps
 
 
-def _product_steps(shape: Shape, device: str) -> tuple[Callable[[int], float], float]:
-    """The same of bare products over as many layers' weights as caches do not hold, and how many numbers those are."""
+def _product_steps(shape: Shape, device: str) -> tuple[float, Callable[[int], list[float]]]:
+    """How many numbers the weights of some layers are, more than caches hold, and steps of bare products over them."""
     count = min(shape.layers, max(1, WEIGHTS // shape.layer_parameters))
     layers = [[torch.randn(size, device=device) for size in _sizes(shape)] for _ in range(count)]
     numbers = float(sum(weight.numel() for layer in layers for weight in layer))
 
-    def step(prompts: int) -> float:
+    def steps(prompts: int) -> list[float]:
         inputs = {rows: torch.randn(prompts, rows, device=device) for rows, _ in _sizes(shape)}
 
         def whole() -> list[Tensor]:
             return [inputs[len(weight)] @ weight for layer in layers for weight in layer]
 
-        return statistics.median(_rounds(whole, device))
+        return _rounds(whole, device)
 
-    return step, numbers
+    return numbers, steps

@@ -23,13 +23,14 @@ INSTANT = 0.2  # seconds
 class Decoding:
     """Seconds of one step of generation at a `small` and a `large` number of prompts at once, on so many parameters.
 
-    `of` says what was run: a model, or products of its sizes.
+    `of` says what was run: a model, or products of its sizes. `spread` is the least and the most of each.
     """
 
     of: str
     parameters: float
     small: tuple[int, float]
     large: tuple[int, float]
+    spread: tuple[tuple[float, float], ...] = ()
 
     def seconds(self, parameters: float, prompts: float) -> float:
         """A step of another model at another width: on the line through both points, in proportion to parameters."""
@@ -67,11 +68,10 @@ class Rate:
 
     def of_share(self, share: float) -> "Rate":
         """The rate of a part of the machine: of one trial among several at once."""
-        decoding = self.decoding and Decoding(
-            self.decoding.of,
-            self.decoding.parameters,
-            (self.decoding.small[0], self.decoding.small[1] / share),
-            (self.decoding.large[0], self.decoding.large[1] / share),
+        decoding = self.decoding and replace(
+            self.decoding,
+            small=(self.decoding.small[0], self.decoding.small[1] / share),
+            large=(self.decoding.large[0], self.decoding.large[1] / share),
         )
         return replace(self, products={name: flops * share for name, flops in self.products.items()}, decoding=decoding)
 
@@ -88,11 +88,9 @@ def described(rate: Rate) -> str:
         for name, flops in rate.products.items()
     ]
     if rate.decoding is not None:
-        (few, first), (many, second) = rate.decoding.small, rate.decoding.large
-        said.append(
-            f"a token of generation {first * 1e3:.0f} ms for {few} prompt, {second * 1e3:.0f} ms for {many} "
-            f"({rate.decoding.of})"
-        )
+        widths = zip((rate.decoding.small, rate.decoding.large), rate.decoding.spread, strict=True)
+        steps = [f"{s * 1e3:.3g} ms [{low * 1e3:.3g}, {high * 1e3:.3g}] for {n}" for (n, s), (low, high) in widths]
+        said.append(f"a token of generation {' and '.join(steps)} prompts at once ({rate.decoding.of})")
     return f"measured on {rate.device}, {rate.threads} threads, torch {rate.torch}: {', '.join(said)}"
 
 
@@ -124,6 +122,7 @@ def _read(kept: Mapping[str, Any]) -> Rate:
         kept["decoding"]["parameters"],
         tuple(kept["decoding"]["small"]),
         tuple(kept["decoding"]["large"]),
+        tuple(tuple(pair) for pair in kept["decoding"]["spread"]),
     )
     spread = {name: tuple(pair) for name, pair in kept["spread"].items()}
     rate = Rate(**{**kept, "decoding": decoding, "spread": spread})

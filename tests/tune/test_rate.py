@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.tune.conftest import ToyRequest
+from tune import measure_rate
 from tune.machine import cores
 from tune.measure_rate import measure_for
 from tune.rate import Decoding, Rate, instant_rate, keep_rate, rate_file, stored_rate
 from tune.search import main
 
-DECODING = Decoding("a model", 1e6, (1, 0.01), (16, 0.04))
+DECODING = Decoding("a model", 1e6, (1, 0.01), (16, 0.04), ((0.009, 0.011), (0.03, 0.05)))
 KEPT = Rate(
     {"float32": 1e11, "bfloat16": 4e11},
     DECODING,
@@ -76,7 +77,11 @@ def test_the_rate_of_an_instant_says_that_it_is_one() -> None:
     assert (rate.measured_at, rate.decoding) == ("", None)
 
 
-def test_measuring_runs_the_model_where_it_is_and_keeps_what_it_found(toy_request: ToyRequest) -> None:
+def test_measuring_runs_the_model_where_it_is_and_keeps_what_it_found(
+    toy_request: ToyRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_rate, "REPEATS", (2, 2))
+    monkeypatch.setattr(measure_rate, "ROUNDS", (5, 5))
     said = measure_for(toy_request().config)
     rate, _ = stored_rate("cpu")
     assert rate is not None
@@ -85,7 +90,10 @@ def test_measuring_runs_the_model_where_it_is_and_keeps_what_it_found(toy_reques
     low, high = rate.spread["float32"]
     assert 0 < low <= rate.product() <= high
     assert rate.decoding.of.endswith("with adapters")
-    assert rate.decoding.small[1] > 0
+    assert all(
+        low <= step <= high
+        for (_, step), (low, high) in zip((rate.decoding.small, rate.decoding.large), rate.decoding.spread, strict=True)
+    )
     assert (rate.host, rate.cores, rate.device) == (socket.gethostname(), cores(), "cpu")
 
 
