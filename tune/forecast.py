@@ -38,7 +38,8 @@ def forecast(
 def _rate(device: str) -> tuple[Rate | None, Basis, str]:
     stored, why = stored_rate(device)
     if stored is not None:
-        return stored, "stored rate", f"counted, at this machine's rate of {stored.measured_at} (--measure)"
+        beside = f", measured {stored.beside}" if stored.beside else ""
+        return stored, "stored rate", f"counted, at this machine's rate of {stored.measured_at} (--measure){beside}"
     reason = f" ({why})" if why else ""
     if device == "cuda":
         return None, "stored rate", f"unknown on a GPU until a first search or --measure{reason}"

@@ -3,6 +3,7 @@
 Takes up to a minute and all cores; whatever else runs meanwhile makes the machine look slower.
 """
 
+import os
 import socket
 import statistics
 import time
@@ -34,7 +35,7 @@ def measure_rate(config: Config, shape: Shape) -> Rate:
     where it is here, else on products of its sizes.
     """
     device = "cuda" if torch.cuda.is_available() and config.experiment.device != "cpu" else "cpu"
-    threads = torch.get_num_threads()
+    threads, load = torch.get_num_threads(), os.getloadavg()[0]
     torch.set_num_threads(cores())
     try:
         kinds = {"float32": torch.float32, **({"bfloat16": torch.bfloat16} if device == "cuda" else {})}
@@ -52,6 +53,7 @@ def measure_rate(config: Config, shape: Shape) -> Rate:
         cores=cores(),
         threads=cores(),
         torch=torch.__version__,
+        load=load,
     )
 
 

@@ -17,6 +17,7 @@ from tune.machine import cores
 FILE = "rate.json"
 DECODING_SHARE = 0.2  # of the rate of a product, where generation was not measured: it reads every weight for a token
 INSTANT = 0.2  # seconds
+BUSY = 0.5  # of all cores: from this load on a rate says more of the others
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Decoding:
 class Rate:
     """FLOP/s of products by precision, and generation where it was measured. `spread` is the quartiles of `products`.
 
-    `measured_at` is empty for a rate that was measured for an instant.
+    `measured_at` is empty for a rate that was measured for an instant. `load` is how many processes wanted a core just
+    before it was measured.
     """
 
     products: Mapping[str, float]
@@ -55,6 +57,14 @@ class Rate:
     cores: int = 0
     threads: int = 0
     torch: str = ""
+    load: float = 0.0
+
+    @property
+    def beside(self) -> str:
+        """What to know of a rate that was measured while others worked; empty where the machine was quiet."""
+        if self.load <= BUSY * self.cores:
+            return ""
+        return f"while {self.load:.0f} processes shared {self.cores} cores: measure again when it is quiet"
 
     def product(self, precision: str = "float32") -> float:
         """FLOP/s in a precision; what was not measured runs as float32."""
@@ -91,7 +101,8 @@ def described(rate: Rate) -> str:
         widths = zip((rate.decoding.small, rate.decoding.large), rate.decoding.spread, strict=True)
         steps = [f"{s * 1e3:.3g} ms [{low * 1e3:.3g}, {high * 1e3:.3g}] for {n}" for (n, s), (low, high) in widths]
         said.append(f"a token of generation {' and '.join(steps)} prompts at once ({rate.decoding.of})")
-    return f"measured on {rate.device}, {rate.threads} threads, torch {rate.torch}: {', '.join(said)}"
+    beside = f", {rate.beside}" if rate.beside else ""
+    return f"measured on {rate.device}, {rate.threads} threads, torch {rate.torch}: {', '.join(said)}{beside}"
 
 
 def keep_rate(rate: Rate) -> None:

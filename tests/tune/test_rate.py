@@ -8,6 +8,7 @@ import pytest
 
 from tests.tune.conftest import ToyRequest
 from tune import measure_rate
+from tune import rate as rate_module
 from tune.machine import cores
 from tune.measure_rate import measure_for
 from tune.rate import Decoding, Rate, instant_rate, keep_rate, rate_file, stored_rate
@@ -51,6 +52,12 @@ def test_a_damaged_file_is_named_and_passed_over(text: str) -> None:
     assert stored_rate("cpu") == (None, f"{rate_file()} cannot be read")
 
 
+def test_a_rate_that_was_measured_beside_others_says_so() -> None:
+    assert KEPT.beside == ""
+    busy = dataclasses.replace(KEPT, cores=4, load=9.6)
+    assert busy.beside == "while 10 processes shared 4 cores: measure again when it is quiet"
+
+
 def test_a_step_of_generation_lies_on_the_line_through_what_was_measured() -> None:
     """0.01 s for 1 prompt, 0.04 s for 16: 0.002 s a prompt more; twice the parameters take twice as long."""
     assert [KEPT.decoding_step(1e6, prompts) for prompts in (1, 6, 16)] == pytest.approx([0.01, 0.02, 0.04])
@@ -80,6 +87,8 @@ def test_the_rate_of_an_instant_says_that_it_is_one() -> None:
 def test_measuring_runs_the_model_where_it_is_and_keeps_what_it_found(
     toy_request: ToyRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (measure_rate, rate_module):  # one thread: workers of the tests share the cores
+        monkeypatch.setattr(module, "cores", lambda: 1)
     monkeypatch.setattr(measure_rate, "REPEATS", (2, 2))
     monkeypatch.setattr(measure_rate, "ROUNDS", (5, 5))
     said = measure_for(toy_request().config)
@@ -94,7 +103,7 @@ def test_measuring_runs_the_model_where_it_is_and_keeps_what_it_found(
         low <= step <= high
         for (_, step), (low, high) in zip((rate.decoding.small, rate.decoding.large), rate.decoding.spread, strict=True)
     )
-    assert (rate.host, rate.cores, rate.device) == (socket.gethostname(), cores(), "cpu")
+    assert (rate.host, rate.cores, rate.device) == (socket.gethostname(), 1, "cpu")
 
 
 def test_a_model_that_is_not_here_is_measured_by_products_of_its_sizes_or_not_at_all(toy_request: ToyRequest) -> None:
