@@ -15,7 +15,6 @@ from phasegpt.files import read_json, write_text
 from tune.machine import cores
 
 FILE = "rate.json"
-DECODING_SHARE = 0.2  # of the rate of a product, where generation was not measured: it reads every weight for a token
 INSTANT = 0.2  # seconds
 BUSY = 0.5  # of all cores: from this load on a rate says more of the others
 
@@ -38,6 +37,11 @@ class Decoding:
         (few, first), (many, second) = self.small, self.large
         step = first + (second - first) * (prompts - few) / (many - few)
         return max(step, 0.5 * first) * parameters / self.parameters
+
+
+TYPICAL, TYPICAL_PRODUCT = Decoding("SmolLM2-135M on two cores", 1.345e8, (1, 0.083), (16, 0.233)), 1.2e11
+"""Generation where it was not measured, and the rate of a product beside which it took that long: a step reads every
+weight, so that more prompts at once cost far less than each for itself."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Rate:
         """Seconds in which generation adds a token to each of so many answers."""
         if self.decoding is not None:
             return self.decoding.seconds(parameters, prompts)
-        return prompts * 2 * parameters / (self.product() * DECODING_SHARE)
+        return TYPICAL.seconds(parameters, prompts) * TYPICAL_PRODUCT / self.product()
 
     def of_share(self, share: float) -> "Rate":
         """The rate of a part of the machine: of one trial among several at once."""

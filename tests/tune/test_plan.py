@@ -114,7 +114,7 @@ def test_answers_cost_tokens_and_what_reads_them_comes_on_top(toy_request: ToyRe
     assert none == 0
     shape = make_plan(toy_request()).shape
     assert shape is not None
-    assert made == pytest.approx(8 * 4 * 2 * shape.parameters / 0.2e9)
+    assert made == pytest.approx(8 * Rate({"float32": 1e9}).decoding_step(shape.parameters, 4))
     assert judged - made == pytest.approx(4 * 8 * 2 * 18 * 3_540_000 / 0.75e9)
     assert compared - made > 4 * 8 * 2 * 2 * shape.parameters / 0.75e9
     longer = costs(toy_request, metrics.format(""), best, "evaluation.max_new_tokens=16", "search.constraints={}")
