@@ -1,47 +1,73 @@
-"""How long a search takes, before it does: counted matrix-multiply FLOPs over this machine's own rate. Without torch.
+"""What the parts of a run cost in seconds, before it runs: operations counted over a machine's rate. Without torch.
 
-Generation runs at a lower share of that rate, since it reads every weight for each new token. What does not fit into
-the budget of the shared work is computed live in every step, and counted so.
+Costs are those of one fit on a share of the machine; how many there are, and at once, is `timing.py`'s. What does not
+fit into the budget of the shared work is computed live in every step, and counted so.
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from phasegpt.answers import UNPAIRED_METHOD, answers_of, couples_of
 from phasegpt.config import Config
+from phasegpt.metrics.declared import DECLARED
 from phasegpt.pairs import AnswerSplit, Pair, Split, UnpairedRow
 from phasegpt.shared_parts import GB, HIDDEN, TRUNK, fitting, part_bytes
 from tune.memory import above_trunk
+from tune.rate import Rate
 from tune.shapes import Shape
 
-TRAINING_SHARE, DECODING_SHARE = 0.75, 0.2  # of the measured rate: searches on two cores came near these
+TRAINING_SHARE = 0.75  # of the rate of a product: a step's other operations take the rest (docs/performance.md)
 TOKENS_PER_WORD = 1.35
-START_SECONDS = 25
+JUDGE_LAYERS, JUDGE_LAYER = 18, 3_540_000  # of SmolLM2: layers run over each answer, weights of one
+PAIRS, ANSWERS, PROSE = "pairs", "answers", "perplexity"
+"""The parts of an evaluation, as results name their seconds."""
 
 
-def seconds_of(
-    config: Config, runs: Sequence[Config], steps: Sequence[int], split: Split | AnswerSplit, shape: Shape, fits: int
-) -> tuple[float, float]:
-    """Seconds of one fit, and of `fits` of them one after another with all that comes before; `steps` are of `runs`."""
-    rate = machine_rate()
+@dataclass(frozen=True)
+class Costs:
+    """Seconds: of an optimiser step of each stage, of one evaluation by part, of making the shared work once."""
+
+    steps: tuple[float, ...]
+    evaluation: Mapping[str, float]
+    shared: float
+
+
+def costs_of(
+    config: Config, runs: Sequence[Config], split: Split | AnswerSplit, shape: Shape, rate: Rate, prompts: int
+) -> Costs:
+    """The costs under a rate, `runs` being the stages of `config` and `prompts` how many are answered."""
+    speed = rate.product(precision_of(config)) * TRAINING_SHARE
     prompt, answer = _mean_tokens(split.train, config.training.max_length)
     shared = shared_parts(config, shape, split)
-    training = sum(
-        count
-        * stage.training.micro_batch
-        * stage.training.gradient_accumulation_steps
-        * _example_flops(stage, shape, shared, prompt, answer)
-        for stage, count in zip(runs, steps, strict=True)
-    )
-    evaluations = max(1, math.ceil(steps[-1] / config.evaluation.eval_interval))
-    judging = len(couples_of(split.val)) * _judging_flops(config, shape, shared, prompt, answer)
-    evaluation = _evaluation_seconds(config, shape, shared, judging, rate)
-    per_fit = training / (rate * TRAINING_SHARE) + evaluations * evaluation
     whole = _layer_flops(shape.layers, shape, prompt, answer) + _head_flops(shape, answer)
-    once = len(answers_of((*split.train, *split.val))) / 2 * whole / (rate * TRAINING_SHARE)
-    return per_fit, START_SECONDS + once + 2 * evaluation + fits * per_fit
+    pairs = len(answers_of((*split.train, *split.val))) / 2
+    return Costs(
+        steps=tuple(
+            stage.training.micro_batch
+            * stage.training.gradient_accumulation_steps
+            * _example_flops(stage, shape, shared, prompt, answer)
+            / speed
+            for stage in runs
+        ),
+        evaluation={
+            PAIRS: len(couples_of(split.val)) * _judging_flops(config, shape, shared, prompt, answer) / speed,
+            ANSWERS: _answers_seconds(config, shape, rate, prompts, prompt),
+            PROSE: _prose_flops(config, shape, shared) / speed,
+        },
+        shared=pairs * whole / speed,
+    )
+
+
+def precision_of(config: Config) -> str:
+    """The precision that a run's products have."""
+    training = config.training
+    return "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
+
+
+def uncounted(config: Config) -> tuple[str, ...]:
+    """Metrics of the user's own, whose cost nobody here knows."""
+    return tuple(name for name in config.evaluation.metrics if name not in DECLARED)
 
 
 @dataclass(frozen=True)
@@ -119,23 +145,29 @@ def _judging_flops(config: Config, shape: Shape, shared: SharedParts, prompt: fl
     return _layer_flops(layers, shape, prompt, answer) + 2 * _head_flops(shape, answer)
 
 
-def _evaluation_seconds(config: Config, shape: Shape, shared: SharedParts, pair_flops: float, rate: float) -> float:
-    evaluation = config.evaluation
-    decoded = (evaluation.max_prompts or 24) * evaluation.max_new_tokens * 2 * shape.parameters
+def _prose_flops(config: Config, shape: Shape, shared: SharedParts) -> float:
+    if "perplexity" not in config.evaluation.metrics:
+        return 0.0
     layers = _layers_run(config, shape, shared) * shape.layer_parameters
-    perplexity = evaluation.fluency_tokens * 2 * (4 / 3 * layers + shape.vocabulary * shape.hidden)
-    return decoded / (rate * DECODING_SHARE) + (perplexity + pair_flops) / (rate * TRAINING_SHARE)
+    return config.evaluation.fluency_tokens * 2 * (4 / 3 * layers + shape.vocabulary * shape.hidden)
 
 
-def machine_rate() -> float:
-    """This machine's matrix-multiply rate in FLOP/s, from a float32 product repeated for 0.2 s."""
-    import numpy as np
-
-    size = 1024
-    a = np.ones((size, size), dtype=np.float32)
-    np.matmul(a, a)
-    begun, count = time.perf_counter(), 0
-    while time.perf_counter() - begun < 0.2:
-        np.matmul(a, a)
-        count += 1
-    return count * 2 * size**3 / (time.perf_counter() - begun)
+def _answers_seconds(config: Config, shape: Shape, rate: Rate, prompts: int, prompt: float) -> float:
+    """The answers to the prompts, each as long as it may be, and what metrics make of them."""
+    evaluation = config.evaluation
+    costs = {DECLARED[name].cost for name in evaluation.metrics if name in DECLARED}
+    if not (uncounted(config) or any(cost.startswith("answers") for cost in costs)):
+        return 0.0
+    at_once = min(evaluation.batch_size, prompts)
+    steps = math.ceil(prompts / evaluation.batch_size) * evaluation.max_new_tokens
+    seconds = steps * rate.decoding_step(shape.parameters, at_once)
+    if "inference_latency" in evaluation.metrics:
+        seconds += evaluation.max_new_tokens * rate.decoding_step(shape.parameters, 1)
+    read = 0.0
+    if "answers + judge" in costs:
+        read += prompts * evaluation.max_new_tokens * 2 * JUDGE_LAYERS * JUDGE_LAYER
+    if "answers + reference" in costs:  # policy and reference over prompt and answer, with the head of both
+        layers = (shape.layers + above_trunk(config, shape)) * shape.layer_parameters
+        tokens = (prompt + evaluation.max_new_tokens) * 2 * layers
+        read += prompts * (tokens + evaluation.max_new_tokens * 2 * 2 * shape.vocabulary * shape.hidden)
+    return seconds + read / (rate.product(precision_of(config)) * TRAINING_SHARE)

@@ -1,65 +1,105 @@
-"""What a search would do, before it does it: space, fits, data, time and memory. Starts nothing, imports no torch."""
+"""What a search would do, before it does it: space, fits, data, time, memory, disk, and what speaks against it.
 
+Starts nothing and imports no torch. `plan_text.py` says it to people.
+"""
+
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from phasegpt.answers import answers_of, examples_of, read_preferences, split_preferences
-from phasegpt.config import Config, stages
-from phasegpt.config_io import resolve
+from phasegpt.answers import answers_of
+from phasegpt.config import USED_BY, Config, stages
 from phasegpt.pairs import AnswerSplit, Split
-from phasegpt.schedule import laps, optimizer_steps
-from phasegpt.shared_parts import GB, HIDDEN, TRUNK
-from tune.duration import TOKENS_PER_WORD, SharedParts, seconds_of, shared_parts
+from tune.advice import Advice, advice
+from tune.amounts import Amounts, amounts_of
+from tune.capacity import Ask
+from tune.disk import Disk, disk_of
+from tune.duration import TOKENS_PER_WORD, SharedParts, shared_parts
 from tune.finalists import most_finals
+from tune.forecast import forecast
+from tune.machine import Machine, free_disk, this_machine
 from tune.memory import Memory, estimate, micro_batch
 from tune.request import Request
+from tune.room import Room, room_of
 from tune.shapes import Shape, shape_of
 from tune.space import budget
+from tune.space_text import sampling
+from tune.stopping import fewest_asha_steps, halving_steps, rungs
+from tune.timing import Load, Timing
 
-LITERATURE_LR = 6e-5
 MEMORY_PARTS = tuple(field.name for field in fields(Memory))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a search to come. Seconds are estimates; None where the base model is not here yet."""
+    """The numbers of a search to come, all estimates. Those of time, memory and disk are None where the base model is
+    not here yet; `no_time` says why there is no time where there is none.
+    """
 
     request: Request
-    split: Split | AnswerSplit
+    amounts: Amounts
     trials: int
     finals: int
-    steps: tuple[int, ...]
+    load: Load
+    machine: Machine
+    room: Room
     shape: Shape | None
-    seconds_per_fit: float | None
-    seconds: float | None
     memory: Memory | None
     shared: SharedParts | None
-    warnings: tuple[str, ...]
+    disk: Disk | None
+    timing: Timing | None
+    no_time: str
+    advice: tuple[Advice, ...]
+
+    @property
+    def split(self) -> Split | AnswerSplit:
+        """The rows by what they are for."""
+        return self.amounts.split
 
 
-def make_plan(request: Request) -> Plan:
-    """The plan of a request."""
-    config, training, strata = request.config, request.config.training, request.config.data.stratify_by
-    dataset, held_out = resolve(training.preference_dataset), config.evaluation.held_out_domains
-    preferences = read_preferences(dataset, training.method, config.data.domains, strata)
-    split = split_preferences(preferences, config.data.val_split, strata, held_out, config.experiment.seed)
-    search = config.search
+def make_plan(request: Request, ask: Ask | None = None) -> Plan:
+    """The plan of a request on this machine; `ask` is what the command says of resources."""
+    config, search = request.config, request.config.search
+    amounts, shape, machine = amounts_of(config), shape_of(config), this_machine()
     trials = budget(search, request.own_values())
     finals = most_finals(search, trials)
-    runs = stages(config)
-    steps = tuple(_steps(stage, len(examples_of(split.train, stage.training.method))) for stage in runs)
-    shape = shape_of(config)
-    if shape is None:
-        return Plan(request, split, trials, finals, steps, None, None, None, None, None, _advice(config))
-    per_fit, total = seconds_of(config, runs, steps, split, shape, trials + finals)
-    memory, shared = memory_of(config, shape, split), shared_parts(config, shape, split)
-    return Plan(request, split, trials, finals, steps, shape, per_fit, total, memory, shared, _advice(config))
+    load = _load(config, amounts.steps, trials, finals)
+    memory = shared = disk = timing = None
+    no_time = "unknown until the base model is here" if shape is None else "unknown: this machine has no room for it"
+    if shape is not None:
+        memory, shared = memory_of(config, shape, amounts.split), shared_parts(config, shape, amounts.split)
+        free = free_disk(request.places.storage)
+        disk = disk_of(config, shape, shared, trials + finals, amounts.steps[-1], free)
+    room = room_of(machine, ask or Ask(config.training.distributed.workers), search.max_concurrent, memory)
+    if shape is not None and not room.refusal:
+        timing, no_time = forecast(request, amounts, shape, machine, room, load)
+    said = (*_shortages(config, machine, room, memory, disk), *advice(config, amounts))
+    return Plan(
+        request, amounts, trials, finals, load, machine, room, shape, memory, shared, disk, timing, no_time, said
+    )
 
 
-def _steps(config: Config, examples: int) -> int:
-    training = config.training
-    run = laps(examples, training.num_epochs, training.curriculum_learning.active)
-    return optimizer_steps(run, training.micro_batch, training.gradient_accumulation_steps, training.max_steps)
+def _load(config: Config, steps: tuple[int, ...], trials: int, finals: int) -> Load:
+    interval, last, scheduler = config.evaluation.eval_interval, steps[-1], config.search.scheduler
+    most, compared = (last,) * trials, rungs(last, interval)
+    if scheduler == "halving":
+        most = halving_steps(trials, compared)
+    fewest = fewest_asha_steps(trials, compared) if scheduler == "asha" else most
+    return Load(steps, interval, most, fewest, finals, _earlier_runs(config))
+
+
+def _earlier_runs(config: Config) -> int | None:
+    """How often the stage before the last is trained: once a seed, or (None) with every fit where values of it are
+    searched.
+    """
+    phase = config.training.phase_a
+
+    def leaves_it(key: str) -> bool:
+        own = getattr(phase, key.removeprefix("training."), None)
+        return key.startswith("training.phase_b.") or key in USED_BY or own is not None
+
+    alike = all(leaves_it(key) for key in config.search.parameters)
+    return 1 + config.search.finalists.seeds if phase is not None and alike else None
 
 
 def memory_of(config: Config, shape: Shape, split: Split | AnswerSplit) -> Memory:
@@ -75,85 +115,32 @@ def _tokens(text: str) -> float:
     return len(text.split()) * TOKENS_PER_WORD
 
 
-def _advice(config: Config) -> tuple[str, ...]:
-    """Settings that the literature rules out, named but not forbidden."""
-    said = []
-    for key in ("training.learning_rate", "training.phase_b.learning_rate"):
-        edges = config.search.parameters[key].edges() if key in config.search.parameters else ()
-        highest = max((edge for edge in edges if isinstance(edge, float)), default=0.0)
-        if highest > LITERATURE_LR:
-            said.append(
-                f"{key} goes up to {highest:g}: above about {LITERATURE_LR:g} DPO adapters memorise pairs (trl#1236); "
-                f"with few steps that may still be right, so judge by the final prompts"
-            )
-    return tuple(said)
-
-
-def as_text(plan: Plan) -> str:
-    """The plan for people."""
-    request, config = plan.request, plan.request.config
-    search = config.search
-    lines = [
-        f"Track {request.track}: {request.profile_reason}",
-        f"  model       {config.model.base_model}{_size(plan.shape)}, method {config.training.method}",
-        f"  data        {len(plan.split.train)} {_rows(plan)} train, {len(plan.split.val)} evaluate, "
-        f"{len(plan.split.held_out)} held out ({', '.join(config.evaluation.held_out_domains) or 'no domain'})",
-        f"  checks      {request.data.totals()}",
-        f"  objectives  {', '.join(f'{name} {way}' for name, way in search.objectives.items())}"
-        + (
-            f"; constraints {', '.join(f'{n} {c}' for n, c in search.constraints.items())}"
-            if search.constraints
-            else ""
-        ),
-        *(
-            f"  {'space' if i == 0 else '':11} {key}: {d.kind} {d.plain()}"
-            for i, (key, d) in enumerate(search.parameters.items())
-        ),
-        f"  fits        {plan.trials} trials ({search.sampler}, scheduler {search.scheduler}) "
-        f"+ {plan.finals} finals ({search.finalists.count} x {search.finalists.seeds} seeds) + 2 baselines, "
-        f"{' + '.join(map(str, plan.steps))} steps each",
-        f"  time        {_time(plan)}",
-        f"  memory      {_memory(plan)}",
-        f"  shared      {_shared(plan)}",
-        f"  results     {request.places.summary}",
-        *(f"  note        {text}" for text in (*request.warnings, *plan.warnings)),
-        "Nothing was started.",
-    ]
-    return "\n".join(lines)
-
-
-def _rows(plan: Plan) -> str:
-    return "answers" if isinstance(plan.split, AnswerSplit) else "pairs"
-
-
-def _size(shape: Shape | None) -> str:
-    return "" if shape is None else f" ({shape.parameters / 1e6:.0f}M parameters)"
-
-
-def _time(plan: Plan) -> str:
-    if plan.seconds is None or plan.seconds_per_fit is None:
-        return "unknown until the base model is here"
-    minutes, fit = plan.seconds / 60, plan.seconds_per_fit
-    return f"about {minutes:.0f} min one fit after another, {fit:.0f} s a fit (estimated from FLOPs)"
-
-
-def _shared(plan: Plan) -> str:
-    if plan.shared is None:
-        return "unknown until the base model is here"
-    names = {HIDDEN: "the reference's states", TRUNK: "the frozen trunk"}
-    kept = ", ".join(f"{names[part]} {plan.shared.wanted[part] / GB:.2f} GB" for part in plan.shared.kept)
-    live = ", ".join(
-        f"{names[part]} ({size / GB:.2f} GB) computed live in every step, over shared_work.max_gb"
-        for part, size in plan.shared.wanted.items()
-        if plan.shared.live(part)
-    )
-    return (
-        "; ".join(text for text in (kept and f"{kept} on disk, once for all trials", live) if text) or "token ids alone"
-    )
-
-
-def _memory(plan: Plan) -> str:
-    return memory_text(plan.request.config, plan.memory)
+def _shortages(
+    config: Config, machine: Machine, room: Room, memory: Memory | None, disk: Disk | None
+) -> Iterator[Advice]:
+    half = next((name for name in ("bf16", "fp16") if getattr(config.training, name)), None)
+    if half and not machine.gpus:
+        yield Advice(
+            f"training.{half}", True,
+            "is true: half precision needs a GPU, and on this machine every trial would fail; take --profile laptop, "
+            f"or --set training.{half}=false.",
+        )  # fmt: skip
+    if room.refusal:
+        yield Advice("this machine", room.count, f"has no room for a trial: {room.refusal}.")
+    elif memory is not None and room.by_memory is not None and room.by_memory < room.count:
+        where = "the GPUs" if machine.gpus else f"{(machine.free_memory or 0) / 1e9:.1f} GB of free memory"
+        cure = f"give --max-concurrent {room.by_memory}, or" if room.by_memory else "give"
+        yield Advice(
+            "search.max_concurrent", room.count,
+            f"is {room.count} trials at once, and {where} hold {room.by_memory}: {cure} a smaller "
+            f"training.batch_size with more gradient_accumulation_steps.",
+        )  # fmt: skip
+    if disk is not None and not disk.fits:
+        yield Advice(
+            "--storage", disk.free,
+            f"has {disk.free / 1e9:.1f} GB free, and the search writes about {disk.total / 1e9:.1f} GB: name a folder "
+            f"with room, remove old searches, or lower evaluation.save_total_limit.",
+        )  # fmt: skip
 
 
 def memory_text(config: Config, memory: Memory | None) -> str:
@@ -167,19 +154,31 @@ def memory_text(config: Config, memory: Memory | None) -> str:
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The plan for scripts."""
+    request, timing = plan.request, plan.timing
+    own = request.own_values()
+    space = {key: {**d.written(), "own": own[key]} for key, d in request.config.search.parameters.items()}
     return {
-        "track": plan.request.track,
-        "profile": plan.request.profile,
+        "track": request.track,
+        "profile": request.profile,
+        "space": space,
+        "sampling": sampling(request.config.search, own, plan.trials),
         "trials": plan.trials,
         "finals": plan.finals,
-        "steps": list(plan.steps),
+        "baselines": 2,
+        "steps": list(plan.amounts.steps),
+        "trial_steps": {"fewest": sum(plan.load.fewest), "most": sum(plan.load.trials)},
         "pairs": {"train": len(plan.split.train), "val": len(plan.split.val), "held_out": len(plan.split.held_out)},
-        "seconds_per_fit": plan.seconds_per_fit,
-        "seconds": plan.seconds,
+        "prompts": plan.amounts.prompts,
+        "seconds_per_fit": timing and timing.fit,
+        "seconds": timing and timing.most,
+        "time": timing and asdict(timing),
+        "concurrency": asdict(plan.room),
         "memory_gb": None if plan.memory is None else plan.memory.total / 1e9,
         "memory": None if plan.memory is None else asdict(plan.memory),
         "shared_work": None if plan.shared is None else {"bytes": dict(plan.shared.wanted), "kept": plan.shared.kept},
-        "data_checks": plan.request.data.as_dict(),
-        "notes": [*plan.request.warnings, *plan.warnings],
-        "config": plan.request.config.dump(),
+        "disk": plan.disk and {**asdict(plan.disk), "total": plan.disk.total, "fits": plan.disk.fits},
+        "data_checks": request.data.as_dict(),
+        "warnings": [{"key": each.key, "value": each.value, "text": str(each)} for each in plan.advice],
+        "notes": [*request.warnings, *map(str, plan.advice)],
+        "config": request.config.dump(),
     }

@@ -18,12 +18,12 @@ from ray.tune.schedulers import TrialScheduler
 from phasegpt.config import Config
 from phasegpt.config_io import project_root
 from phasegpt.workers import Crew
+from tune.amounts import amounts_of
 from tune.capacity import Ask, Node, Slots
 from tune.commands import Commands
 from tune.request import Request
 from tune.scheduler import NotingScheduler
 from tune.searcher import ArmSearcher, JobSearcher
-from tune.steps import steps_of
 from tune.stopping import rungs
 from tune.study import Study
 from tune.trial import run_job
@@ -101,7 +101,7 @@ def make_scheduler(request: Request, searcher: JobSearcher) -> TrialScheduler:
 
 def trial_rungs(config: Config) -> tuple[int, ...]:
     """The steps at which the trials of a search are compared, by the config's own length and rhythm."""
-    return rungs(steps_of(config)[-1], config.evaluation.eval_interval)
+    return rungs(amounts_of(config).steps[-1], config.evaluation.eval_interval)
 
 
 def trial_resources(workers: Crew) -> dict[str, float]:

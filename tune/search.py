@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--address", metavar="ADDR", help="a running Ray cluster (default: one for this search alone)")
     p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
+    p.add_argument("--measure", action="store_true", help="with --plan: measure this machine first (up to a minute)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of progress")
     return p
 
@@ -112,6 +113,8 @@ def main(argv: Sequence[str] | None = None, trainable: "Trainable | None" = None
 
         return control(words)
     options = parser().parse_args(words)
+    if options.measure and not options.plan:
+        parser().error("--measure needs --plan, whose estimate of time it serves")
     try:
         return _search(options, trainable)
     except _bad_input() as error:
@@ -141,7 +144,7 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     if request.config.logging.use_wandb:
         require_wandb()
     if options.plan:
-        return _print_plan(request, options.json)
+        return _print_plan(request, options)
     resolve_base(request.config.model.base_model, project_root())
     return drive(_with_fetched(request, options.tracking_uri), options, trainable)
 
@@ -185,11 +188,16 @@ def _request(options: argparse.Namespace) -> "Request":
     )
 
 
-def _print_plan(request: "Request", as_object: bool) -> int:
-    from tune.plan import as_json, as_text, make_plan
+def _print_plan(request: "Request", options: argparse.Namespace) -> int:
+    from tune.plan import as_json, make_plan
+    from tune.plan_text import as_text
 
-    plan = make_plan(request)
-    print(json.dumps(as_json(plan), indent=1) if as_object else as_text(plan))
+    if options.measure:
+        from tune.measure_rate import measure_for
+
+        print(measure_for(request.config), file=sys.stderr)
+    plan = make_plan(request, Ask.of(request.config.training.distributed.workers, options))
+    print(json.dumps(as_json(plan), indent=1) if options.json else as_text(plan))
     return WON
 
 

@@ -45,10 +45,14 @@ KNOWN = {
 
 def shape_of(config: Config) -> Shape | None:
     """The shape of a config's base model; None where it is not here yet and none of `KNOWN`."""
+    path = shape_folder(config) / "config.json"
+    return read_shape(path) if path.is_file() else KNOWN.get(config.model.base_model)
+
+
+def shape_folder(config: Config) -> Path:
+    """Where a config's base model lies once it is here: the bundled one's cache, or its folder."""
     name = config.model.base_model
-    folder = bundled_folder() if name == BUNDLED else resolve(name)
-    path = Path(folder) / "config.json"
-    return read_shape(path) if path.is_file() else KNOWN.get(name)
+    return bundled_folder() if name == BUNDLED else resolve(name)
 
 
 def read_shape(path: Path) -> Shape:

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from phasegpt.config_search import Search
 from tune.cohorts import Cohorts, Step
+from tune.stopping import halving_steps
 from tune.study import WHY, Study
 
 BETA = "training.beta"
@@ -87,6 +88,8 @@ def test_cohorts_follow_one_another_and_the_last_may_be_smaller(tmp_path: Path) 
     field.run()
     assert field.ran[13:] == [(9, 1), (10, 1), (10, 3), (10, None)]
     assert field.states().count("C") == 2
+    spent = [max((until or RUNGS[-1]) for number, until in field.ran if number == n) for n in range(11)]
+    assert tuple(sorted(spent, reverse=True)) == halving_steps(11, RUNGS)
     assert len(field.study.trials()) == 11
 
 

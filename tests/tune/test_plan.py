@@ -4,10 +4,24 @@ from pathlib import Path
 
 import pytest
 
+from phasegpt.config import stages
 from tests.tune.conftest import ToyRequest
-from tune.duration import SharedParts, _training_flops
-from tune.plan import as_json, as_text, make_plan
+from tune.capacity import Ask
+from tune.duration import SharedParts, _training_flops, costs_of
+from tune.plan import Plan, as_json, make_plan
+from tune.plan_text import as_text
+from tune.rate import Rate
 from tune.shapes import Shape
+
+
+@pytest.fixture(autouse=True)
+def no_kept_rate(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHASEGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def plain(text: str) -> str:
+    """A text whose lines are not wrapped."""
+    return " ".join(text.split())
 
 
 def test_the_plan_of_the_toy_is_what_can_be_counted(toy_request: ToyRequest) -> None:
@@ -18,13 +32,12 @@ def test_the_plan_of_the_toy_is_what_can_be_counted(toy_request: ToyRequest) -> 
     plan = make_plan(toy_request())
     assert (len(plan.split.held_out), len(plan.split.train) + len(plan.split.val)) == (9, 27)
     assert len(plan.split.val) in (4, 5)
-    assert (plan.trials, plan.finals, plan.steps) == (3, 4, (4,))
+    assert (plan.trials, plan.finals, plan.amounts.steps, plan.amounts.prompts) == (3, 4, (4,), 4)
     assert plan.shape is not None
     assert (plan.shape.layers, plan.shape.hidden, plan.shape.layer_parameters) == (4, 64, 36_864)
     assert plan.shape.parameters == 4 * 36_864 + plan.shape.vocabulary * 64
-    assert plan.seconds is not None
-    assert plan.seconds_per_fit is not None
-    assert plan.seconds > 7 * plan.seconds_per_fit > 0
+    assert plan.timing is not None
+    assert plan.timing.most == plan.timing.fewest > 7 * plan.timing.fit / plan.room.count > 0
     assert plan.memory is not None
     assert 0.6e9 < plan.memory.process < plan.memory.total < 1.2e9
 
@@ -32,7 +45,7 @@ def test_the_plan_of_the_toy_is_what_can_be_counted(toy_request: ToyRequest) -> 
 def test_steps_go_by_epochs_where_no_number_is_given(toy_request: ToyRequest) -> None:
     """22 or 23 pairs in batches of 4 are 6 batches, 2 batches a step are 3 steps an epoch."""
     sets = ("training.max_steps=null", "training.num_epochs=2", "training.batch_size=4")
-    assert make_plan(toy_request(*sets, "training.gradient_accumulation_steps=2")).steps == (6,)
+    assert make_plan(toy_request(*sets, "training.gradient_accumulation_steps=2")).amounts.steps == (6,)
 
 
 def test_the_steps_of_a_curriculum_are_those_of_its_stages(toy_request: ToyRequest) -> None:
@@ -40,15 +53,15 @@ def test_the_steps_of_a_curriculum_are_those_of_its_stages(toy_request: ToyReque
     stages = "[{name: easy, epochs: 2, data_fraction: 0.5}, {name: all, epochs: 1, data_fraction: 1.0}]"
     climb = ("training.curriculum_learning.enabled=true", f"training.curriculum_learning.stages={stages}")
     sets = ("training.max_steps=null", "training.batch_size=4", "training.gradient_accumulation_steps=2")
-    assert make_plan(toy_request(*sets, *climb)).steps == (2 * 2 + 3,)
+    assert make_plan(toy_request(*sets, *climb)).amounts.steps == (2 * 2 + 3,)
 
 
 def test_workers_of_a_trial_take_larger_batches_and_fewer_steps(toy_request: ToyRequest) -> None:
     """22 or 23 pairs in micro-batches of 2 x 4 are 3 batches."""
     sets = ("training.max_steps=null", "training.num_epochs=2", "training.batch_size=4")
     plan = make_plan(toy_request(*sets, "training.distributed={enabled: true, num_gpus: 2}"))
-    assert plan.steps == (6,)
-    assert "GB a worker (weights " in as_text(plan)
+    assert plan.amounts.steps == (6,)
+    assert "GB a worker (weights " in plain(as_text(plan))
 
 
 def test_a_grid_is_counted_by_its_points_and_the_configs_own(toy_request: ToyRequest) -> None:
@@ -64,45 +77,145 @@ def test_a_single_finalist_is_joined_by_the_configs_own_values(toy_request: ToyR
 
 def test_a_model_that_is_not_here_leaves_time_and_memory_open(toy_request: ToyRequest) -> None:
     plan = make_plan(toy_request("model.base_model=someone/not-here"))
-    assert (plan.shape, plan.seconds, plan.memory) == (None, None, None)
-    assert as_text(plan).count("unknown until the base model is here") == 3
+    assert (plan.shape, plan.timing, plan.memory, plan.disk) == (None, None, None, None)
+    assert as_text(plan).count("unknown until the base model is here") == 4
     assert as_json(plan)["seconds"] is None
 
 
-def test_more_steps_more_evaluations_and_all_layers_take_longer(toy_request: ToyRequest) -> None:
-    quick = make_plan(toy_request("model.lora_config.layers_to_transform=[3]")).seconds_per_fit
-    slow = make_plan(toy_request("training.max_steps=32", "evaluation.eval_interval=1")).seconds_per_fit
-    assert quick is not None
-    assert slow is not None
-    assert slow > 2 * quick
+def costs(toy_request: ToyRequest, *sets: str) -> dict[str, float]:
+    """What the parts of a run count for at 10^9 FLOP/s."""
+    plan = make_plan(toy_request(*sets))
+    assert plan.shape is not None
+    config, amounts = plan.request.config, plan.amounts
+    found = costs_of(config, stages(config), amounts.split, plan.shape, Rate({"float32": 1e9}), amounts.prompts)
+    return {"step": found.steps[-1], **found.evaluation}
 
 
-@pytest.mark.parametrize(("highest", "notes"), [("1.0e-3", 1), ("5.0e-5", 0)])
-def test_a_learning_rate_beyond_the_literature_is_noted(toy_request: ToyRequest, highest: str, notes: int) -> None:
-    plan = make_plan(toy_request(f"search.parameters.training.learning_rate={{choice: [1.0e-6, 2.0e-6, {highest}]}}"))
-    assert len(plan.warnings) == notes
-    assert all("trl#1236" in note for note in plan.warnings)
+def test_all_layers_cost_more_than_the_last_and_examples_count(toy_request: ToyRequest) -> None:
+    upper = costs(toy_request, "model.lora_config.layers_to_transform=[3]")
+    lower = costs(toy_request)
+    assert lower["step"] > 1.5 * upper["step"]
+    assert costs(toy_request, "training.batch_size=4")["step"] == pytest.approx(2 * lower["step"])
+
+
+def test_answers_cost_tokens_and_what_reads_them_comes_on_top(toy_request: ToyRequest) -> None:
+    """Each of the toy's answers passes 18 layers of the judge, or policy and reference with the head of both."""
+    metrics = "evaluation.metrics=[eval_loss, kl_divergence, spiral_lexical{}]"
+    best = "evaluation.metric_for_best_model=eval_loss"
+    made, judged, compared, none = (
+        costs(toy_request, text, best, "search.constraints={}")["answers"]
+        for text in (
+            metrics.format(""),
+            metrics.format(", subtlety"),
+            metrics.format(", kl_on_samples"),
+            "evaluation.metrics=[eval_loss, kl_divergence]",
+        )
+    )
+    assert none == 0
+    shape = make_plan(toy_request()).shape
+    assert shape is not None
+    assert made == pytest.approx(8 * Rate({"float32": 1e9}).decoding_step(shape.parameters, 4))
+    assert judged - made == pytest.approx(4 * 8 * 2 * 18 * 3_540_000 / 0.75e9)
+    assert compared - made > 4 * 8 * 2 * 2 * shape.parameters / 0.75e9
+    longer = costs(toy_request, metrics.format(""), best, "evaluation.max_new_tokens=16", "search.constraints={}")
+    assert longer["answers"] == pytest.approx(2 * made)
+
+
+def test_asha_may_stop_all_but_one_trial_at_the_first_evaluation(toy_request: ToyRequest) -> None:
+    """3 trials of 4 steps, evaluated every 2: 12 steps at most, 4 + 2 + 2 at least."""
+    plan = make_plan(toy_request("search.scheduler=asha"))
+    assert plan.timing is not None
+    assert plan.timing.fewest < plan.timing.most
+    assert as_json(plan)["trial_steps"] == {"fewest": 8, "most": 12}
+    assert "scheduler asha: they take 8 to 12 steps in all" in plain(as_text(plan))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "runs"),
+    [
+        ("{training.beta: {uniform: [0.1, 0.2]}}", 3),
+        ("{training.phase_b.learning_rate: {uniform: [1.0e-5, 2.0e-5]}}", 3),
+        ("{model.lora_config.r: {choice: [4, 8]}}", None),
+    ],
+)
+def test_the_first_stage_is_trained_once_a_seed_unless_the_search_changes_it(
+    toy_request: ToyRequest, parameters: str, runs: int | None
+) -> None:
+    phases = ("training.phase_a={learning_rate: 1.0e-4}", "training.phase_b={learning_rate: 5.0e-5}")
+    plan = make_plan(toy_request(*phases, f"search.parameters={parameters}"))
+    assert (plan.load.stages, plan.load.earlier_runs) == ((4, 4), runs)
+
+
+def warned(plan: Plan, key: str) -> str:
+    [text] = [each.text for each in plan.advice if each.key == key]
+    return text
+
+
+def test_a_machine_too_small_for_a_trial_is_named(toy_request: ToyRequest) -> None:
+    plan = make_plan(toy_request(), Ask(workers=4096))
+    assert warned(plan, "this machine").startswith("has no room for a trial: 4096 workers need 0 GPU and 1 CPU each")
+    assert as_json(plan)["seconds"] is None
+    assert "none on this machine" in as_text(plan)
+
+
+def test_more_trials_at_once_than_memory_holds_are_warned_of(toy_request: ToyRequest) -> None:
+    plan = make_plan(toy_request("training.batch_size=1000000", "model.lora_config.layers_to_transform=null"))
+    assert plan.room.by_memory == 0
+    assert "free memory hold 0: give a smaller training.batch_size" in warned(plan, "search.max_concurrent")
+
+
+def test_a_search_that_writes_more_than_is_free_is_warned_of(toy_request: ToyRequest) -> None:
+    """5,000,000 checkpoints of rank 4096, 470 MB each: more than any disk."""
+    sets = ("training.max_steps=5000000", "training.num_epochs=5000000", "evaluation.eval_interval=1")
+    plan = make_plan(toy_request(*sets, "evaluation.save_total_limit=5000000", "model.lora_config.r=4096"))
+    assert plan.disk is not None
+    assert not plan.disk.fits
+    assert "name a folder with room" in warned(plan, "--storage")
+
+
+def test_half_precision_without_a_gpu_is_warned_of(toy_request: ToyRequest) -> None:
+    plan = make_plan(toy_request("training.bf16=true"))
+    assert plan.machine.gpus == ()
+    assert "needs a GPU" in warned(plan, "training.bf16")
 
 
 def test_the_text_says_what_would_run_and_that_nothing_did(toy_request: ToyRequest, tmp_path: Path) -> None:
-    text = as_text(make_plan(toy_request("search.constraints={kl_divergence: '<= 2.0'}")))
+    text = as_text(make_plan(toy_request("search.constraints={kl_divergence: '<= 2.0'}", "search.max_concurrent=1")))
     for line in (
         "Track b: profile laptop, as asked",
-        "objectives  eval_loss min; constraints kl_divergence <= 2.0",
-        "space       training.kto_lambda: loguniform [0.001, 1.0]",
-        "training.beta: loguniform [0.01, 1.0]",
-        "fits        3 trials (tpe, scheduler none) + 4 finals (2 x 2 seeds) + 2 baselines, 4 steps each",
-        f"results     {tmp_path}/store/results/v14/track_b/toy.json",
+        "objectives eval_loss min; constraints kl_divergence <= 2.0",
+        "space training.kto_lambda: loguniform [0.001, 1.0], or [0], grid [0.01, 0.1, 0.5]; the config's own 0.1",
+        "training.beta: loguniform [0.01, 1.0]; the config's own 0.1",
+        "sampler tpe: the config's own values, then 2 at random: TPE begins after 5 results",
+        "fits 3 trials (scheduler none: all run through) + 4 finals (2 x 2 seeds) + 2 baselines; 4 steps a fit",
+        "at once 1 trial of ",
+        "counted, at a rate measured now, under whatever else runs; --measure for a better one",
+        f"results {tmp_path}/store/results/v14/track_b/toy.json",
+        "warning 1 training.learning_rate goes up to 0.005: above about 6e-05",
     ):
-        assert line in text
+        assert line in plain(text)
     assert text.endswith("Nothing was started.")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_line_is_wider_than_the_terminal_save_for_what_cannot_be_broken(
+    toy_request: ToyRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = as_text(make_plan(toy_request())).splitlines()
+    assert all(len(line) <= 80 or len(line.split()) <= 2 for line in lines)
 
 
 def test_the_object_for_scripts_holds_the_same_numbers(toy_request: ToyRequest) -> None:
     plan = make_plan(toy_request())
     found = as_json(plan)
-    assert (found["trials"], found["finals"], found["steps"]) == (3, 4, [4])
+    assert (found["trials"], found["finals"], found["baselines"], found["steps"]) == (3, 4, 2, [4])
+    assert found["space"]["training.beta"] == {"loguniform": [0.01, 1.0], "own": 0.1}
+    assert found["seconds"] == found["time"]["most"] > found["seconds_per_fit"] > 0
+    assert found["time"]["basis"] == "instant rate"
+    assert found["concurrency"]["count"] == plan.room.count
+    assert found["disk"]["fits"]
+    assert [each["key"] for each in found["warnings"]] == [each.key for each in plan.advice]
     assert found["pairs"] == {"train": 27 - len(plan.split.val), "val": len(plan.split.val), "held_out": 9}
     assert found["config"]["training"]["beta"] == 0.1
 
@@ -124,8 +237,8 @@ def test_the_plan_says_what_of_the_shared_work_runs_live_and_counts_its_time(toy
     assert set(kept.kept) == {"hidden", "trunk"}
     assert live.kept == ()
     assert kept.wanted["trunk"] > kept.wanted["hidden"] > 54 * 5 * 64 * 4
-    assert "on disk, once for all trials" in as_text(plans[0])
-    assert "computed live in every step, over shared_work.max_gb" in as_text(plans[1])
+    assert "on disk, once for all trials" in plain(as_text(plans[0]))
+    assert "computed live in every step, over shared_work.max_gb" in plain(as_text(plans[1]))
     assert as_json(plans[1])["shared_work"]["kept"] == ()
 
 

@@ -75,7 +75,10 @@ def test_a_plan_takes_under_five_seconds_imports_nothing_heavy_and_starts_nothin
             "--set training.learnin_rate: training.learnin_rate: no such key; did you mean learning_rate?",
         ),
         (("--trials", "0"), "--trials: search.trials: expected a number >= 1, found 0"),
-        (("--sampler", "grid"), "grid needs every parameter to be a grid or a choice"),
+        (
+            ("--sampler", "grid", "--set", "search.parameters={training.beta: {uniform: [0.1, 1]}}"),
+            "grid needs a parameter with points: a grid, a choice, or a range with grid: [...] beside it",
+        ),
         (
             ("--set", "training.preference_dataset=missing.jsonl"),
             f"training.preference_dataset: expected a file, found none at {ROOT}/missing.jsonl",
