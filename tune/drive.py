@@ -40,22 +40,25 @@ log = logging.getLogger("phasegpt")
 Trainable = Callable[[Mapping[str, Any]], None]
 
 
-def drive(request: Request, options: argparse.Namespace, trainable: Trainable | None = None) -> int:
+def drive(
+    request: Request, options: argparse.Namespace, trainable: Trainable | None = None, family: str | None = None
+) -> int:
     """Run or resume a search as the command's `options` say; the exit status.
 
-    `trainable` stands in for the jobs that train models. Raises RequestError where another process runs this search.
+    `trainable` stands in for the jobs that train models. `family` is the parent of several searches, which speaks for
+    them. Raises RequestError where another process runs this search.
     """
     request.places.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(request.places.folder / "driver.lock", timeout=0), log_to(request.places.log):
-            return _run_alone(request, options, trainable)
+            return _run_alone(request, options, trainable, family)
     except Timeout:
         raise RequestError(
             f"{request.name} is being run by another process; wait for it or take another --name"
         ) from None
 
 
-def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None) -> int:
+def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None, family: str | None) -> int:
     environment.prepare(own_cluster=options.address is None)
     if not request.resumed:
         request.save()
@@ -73,7 +76,7 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     uri = tracking_uri(project_root(), options.tracking_uri)
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
     try:
-        return _with_tracker(request, options, console, tracker, uri, trainable)
+        return _with_tracker(request, options, console, tracker, uri, trainable, family)
     finally:
         waiting = tracker.close(timeout=60)
         if waiting:
@@ -95,6 +98,7 @@ def _with_tracker(
     tracker: Tracker,
     uri: str,
     trainable: Trainable | None,
+    family: str | None,
 ) -> int:
     from tune.conclude import conclude, final_results, summary, write_summary
     from tune.crown import crown
@@ -109,12 +113,12 @@ def _with_tracker(
         tags = search_tags(request)
         searcher = make_searcher(request, hands)
         watch = Watch(searcher, console, tracker, request.name, tags)
-        _track_begin(request, tracker, {**tags, "kind": "search"}, watch)
+        _track_begin(request, tracker, {**tags, "kind": "search"}, watch, family)
         with console:
             whole = run_jobs(request, searcher, watch, slot, hands, trainable)
     if not whole:
         tracker.finish(request.name, "KILLED")
-        return _interrupted(request, options)
+        return _interrupted(request, options, family)
     if request.arms:
         return _end_ablation(request, searcher, tracker, console, as_object=options.json)
     found = conclude(request, searcher)
@@ -122,10 +126,9 @@ def _with_tracker(
     report = summary(request, searcher, found, champion)
     write_summary(request, report)
     _track_end(request, report, tracker, found)
-    if options.json:
+    if options.json and family is None:
         print(json.dumps(report, indent=1))
-    else:
-        console.say(ending(request, report))
+    console.say(ending(request, report))
     return WON if found else NO_RESULT
 
 
@@ -154,8 +157,10 @@ def _end_ablation(
     return NO_RESULT if found is None else WON
 
 
-def _track_begin(request: Request, tracker: Tracker, tags: dict[str, str], watch: "Watch") -> None:
-    tracker.run(request.name, request.name, parent=None, tags=tags, params=search_params(request))
+def _track_begin(request: Request, tracker: Tracker, tags: dict[str, str], watch: "Watch", family: str | None) -> None:
+    if family is not None:
+        tracker.run(family, family, tags={"kind": "tracks", "search": family})
+    tracker.run(request.name, request.name, parent=family, tags=tags, params=search_params(request))
     watch.settle()
     tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
     tracker.file(request.name, request.places.request, "config")
@@ -163,20 +168,21 @@ def _track_begin(request: Request, tracker: Tracker, tags: dict[str, str], watch
     tracker.tags(request.name, {"data_warnings": str(len(request.data.warnings))})
 
 
-def _interrupted(request: Request, options: argparse.Namespace) -> int:
+def _interrupted(request: Request, options: argparse.Namespace, family: str | None) -> int:
     """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
-    command = shlex.join(["python", "-m", "tune.search", *resume_arguments(request, options)])
+    track, name = (request.track, request.name) if family is None else ("all", family)
+    command = shlex.join(["python", "-m", "tune.search", *resume_arguments(track, name, options)])
     print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
     print(f"  {command}", file=sys.stderr)
     return INTERRUPTED
 
 
-def resume_arguments(request: Request, options: argparse.Namespace) -> list[str]:
+def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list[str]:
     """The options that go on with a search: its name, and where it was told to run and to write."""
-    words = ["--track", request.track, "--resume", request.name]
-    for name in ("storage", "tracking_uri", "address"):
-        value = getattr(options, name)
-        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    words = ["--track", track, "--resume", name]
+    for place in ("storage", "tracking_uri", "address"):
+        value = getattr(options, place)
+        words += [] if value is None else [f"--{place.replace('_', '-')}", str(value)]
     return words + chosen(options) + (["--json"] if options.json else [])
 
 

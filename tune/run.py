@@ -42,8 +42,12 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
     """Join the Ray cluster at `address`, or start one for this process alone; yields what each of its nodes has.
 
     What we start ends with the block. It has a dashboard, on the loopback address, only where that is asked for: Ray
-    Train asks it whose placement groups can go after a crash. `environment.prepare` comes before this module's import.
+    Train asks it whose placement groups can go after a crash. Where this process has one already that is taken, and
+    left. `environment.prepare` comes before this module's import.
     """
+    if ray.is_initialized():
+        yield _nodes()
+        return
     if address is None:
         ray.init(
             address="local",
@@ -55,9 +59,13 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
     else:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield _nodes()
     finally:
         ray.shutdown()
+
+
+def _nodes() -> Sequence[Node]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def crew(slot: Slots, ask: Ask) -> Crew:

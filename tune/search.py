@@ -6,6 +6,7 @@ Exit status: 0 a winner was found, 2 bad input, 3 the search ended without a usa
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tune.request import Request
 
 WON, BAD_INPUT, INTERRUPTED = 0, 2, 130
+TRACKS, ALL = ("a", "b", "c"), "all"
 VERBS = ("status", "stop", "extend", "clone")
 """First words that speak to a search there is; `tune.control` has them."""
 
@@ -26,6 +28,7 @@ EXAMPLES = """examples:
   python -m tune.search --track a --trials 24 --set training.beta=0.05
   python -m tune.search --track b --sampler grid --set 'search.parameters={training.kto_lambda: {grid: [0.01, 0.5]}}'
   python -m tune.search --track b --ablate training.kto_lambda=0,0.01,0.1,0.5 --seeds 3
+  python -m tune.search --track all                     the three in turn, with one comparison
   python -m tune.search --track b --resume b-20260101-120000
   python -m tune.search status b-20260101-120000        also stop, extend and clone; each has its own --help
   python -m tune.search --track b --address auto --storage /shared/phasegpt
@@ -49,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--track", choices=("a", "b", "c"), required=True, help="a: DPO, b: DPO + λ·KL, c: two stages")
+    p.add_argument(
+        "--track", choices=(*TRACKS, ALL), required=True, help="a: DPO, b: DPO + λ·KL, c: two stages, all: in turn"
+    )
     p.add_argument(
         "--config", metavar="FILE", help="a track file of your own (default: the track's under configs/v14/)"
     )
@@ -139,14 +144,21 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     from tune.drive import drive
     from tune.wandb_sink import require_wandb
 
-    request = _request(options)
-    Ask.of(request.config.training.distributed.workers, options)
-    if request.config.logging.use_wandb:
-        require_wandb()
+    requests = _requests(options)
+    for request in requests:
+        Ask.of(request.config.training.distributed.workers, options)
+        if request.config.logging.use_wandb:
+            require_wandb()
     if options.plan:
-        return _print_plan(request, options)
-    resolve_base(request.config.model.base_model, project_root())
-    return drive(_with_fetched(request, options.tracking_uri), options, trainable)
+        return max(_print_plan(request, options) for request in requests)
+    for request in requests:
+        resolve_base(request.config.model.base_model, project_root())
+    fetched = [_with_fetched(request, options.tracking_uri) for request in requests]
+    if options.track != ALL:
+        return drive(fetched[0], options, trainable)
+    from tune.tracks import search_all
+
+    return search_all(fetched, fetched[0].name.rsplit("-", 1)[0], options, trainable)
 
 
 def _with_fetched(request: "Request", uri: str | None) -> "Request":
@@ -167,22 +179,38 @@ def _with_fetched(request: "Request", uri: str | None) -> "Request":
     return replace(request, config=config, warnings=(*request.warnings, *said))
 
 
-def _request(options: argparse.Namespace) -> "Request":
+def _requests(options: argparse.Namespace) -> "list[Request]":
+    """The search that was asked for, or one a track, named after their family. Raises RequestError."""
+    from tune.request import RequestError
+
+    if options.track != ALL:
+        return [_request(options, options.track, options.name, options.resume)]
+    if options.config or options.ablate:
+        raise RequestError("--track all takes each track's own file: leave out --config and --ablate")
+    family = options.resume or options.name or f"{ALL}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = [(track, f"{family}-{track}") for track in TRACKS]
+    return [
+        _request(options, track, None if options.resume else name, name if options.resume else None)
+        for track, name in names
+    ]
+
+
+def _request(options: argparse.Namespace, track: str, name: str | None, resume: str | None) -> "Request":
     from tune.request import RequestError, new_request, resumed_request
 
     laid = overrides(options)
-    if options.resume:
+    if resume:
         if laid or options.config or options.name or options.ablate or options.profile != "auto":
             raise RequestError(
                 "--resume goes on with the search as it was: leave out --set, --config, --profile, --name and the like"
             )
-        return resumed_request(options.track, options.resume, options.storage)
+        return resumed_request(track, resume, options.storage)
     return new_request(
-        options.track,
+        track,
         config=options.config,
         profile=options.profile,
         overrides=laid,
-        name=options.name,
+        name=name,
         storage=options.storage,
         ablate=options.ablate,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from phasegpt.files import read_json
 from tests.noop import BEGUN, SECONDS
 from tests.ray_cluster import Cluster
 from tune.search import main as search
@@ -20,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 LENGTH = ["training.max_steps=9", "evaluation.eval_interval=3"]
 
 
-def started(cluster: Cluster, folder: Path, *sets: str) -> subprocess.Popen[str]:
+def started(cluster: Cluster, folder: Path, *sets: str, track: str = "b") -> subprocess.Popen[str]:
     """A search named s in `folder` on the tests' cluster."""
-    words = ["--track", "b", "--profile", "laptop", "--name", "s", "--storage", str(folder), "--json"]
+    words = ["--track", track, "--profile", "laptop", "--name", "s", "--storage", str(folder), "--json"]
     words += ["--address", cluster.address, "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
-    words += [word for value in (*LENGTH, *sets) for word in ("--set", value)]
+    words += [word for value in (*(LENGTH if track == "b" else ()), *sets) for word in ("--set", value)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.noop", *words],
@@ -118,6 +119,27 @@ def test_a_search_is_steered_while_it_runs(ray_cluster: Cluster, tmp_path: Path)
     assert clone["params"]["training.beta"] == 0.2
     assert "trial-000" in [finalist["trial"] for finalist in json.loads(out)["finalists"]]
     assert runs_of(tmp_path)[clone["id"]].data.tags["origin"] == "clone of trial 0"
+
+
+def test_all_tracks_run_in_turn_under_one_parent_and_are_compared(ray_cluster: Cluster, tmp_path: Path) -> None:
+    sets = ["search.objectives={eval_loss: min}", "search.constraints={}", "search.trials=1"]
+    process = started(ray_cluster, tmp_path, *sets, "search.finalists={count: 1, seeds: 2}", track="all")
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == 0, err
+    found = json.loads(out)
+    assert list(found["tracks"]) == ["a", "b", "c"]
+    rows = found["comparison"]
+    assert [(row["track"], row["winner"]) for row in rows] == [(track, "trial-000") for track in "abc"]
+    assert sum(row["p_best"] for row in rows) == pytest.approx(1)
+    assert rows[0]["gain"] is None
+    assert (rows[1]["gain"]["mean"], rows[1]["gain"]["low"]) == (0, 0)
+    assert read_json(tmp_path / "results/v14/s.json") == found
+    runs = runs_of(tmp_path)
+    parent = runs.pop("s")
+    assert parent.info.status == "FINISHED"
+    searches = [run for run in runs.values() if run.data.tags["kind"] == "search"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in searches} == {parent.info.run_id}
+    assert sorted(run.info.run_name for run in searches) == ["s-a", "s-b", "s-c"]
 
 
 def begun(folder: Path) -> str:
