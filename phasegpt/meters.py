@@ -43,6 +43,8 @@ class Meter:
 
     def step_ends(self) -> None:
         """An optimizer step is done; what is saved and evaluated after it does not count."""
+        if on_gpu():
+            torch.cuda.synchronize()  # what was asked of it is not yet done
         self.seconds += time.monotonic() - self._step_began
 
     def read(self) -> Reading:
@@ -71,9 +73,14 @@ def scaling_metrics(reading: Reading, wanted: tuple[str, ...]) -> dict[str, floa
     return found
 
 
+def on_gpu() -> bool:
+    """Whether this process has used a GPU; a machine may have one that a run was told to leave alone."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def forget_peak() -> None:
     """Begin the peak anew: a warm process has run other jobs before. Where the system cannot, it stays."""
-    if torch.cuda.is_available():
+    if on_gpu():
         torch.cuda.reset_peak_memory_stats()
     elif (LINUX / "clear_refs").exists():
         (LINUX / "clear_refs").write_text("5")
@@ -81,7 +88,7 @@ def forget_peak() -> None:
 
 def peak_gb() -> float:
     """The most memory in use so far, in GB: what torch has allocated on the GPU, else what the process has resident."""
-    if torch.cuda.is_available():
+    if on_gpu():
         return torch.cuda.max_memory_allocated() / 1e9
     if (LINUX / "status").exists():
         status = (LINUX / "status").read_text(encoding="ascii", errors="replace")

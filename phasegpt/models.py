@@ -40,7 +40,8 @@ from phasegpt.adapters import (
     write_branch,
 )
 from phasegpt.base_model import ModelError, model_fingerprint, resolve_base
-from phasegpt.packing import Packing, check_packable, packed_arguments
+from phasegpt.packed_attention import check_packable, packed_arguments
+from phasegpt.packing import Packing
 from phasegpt.phase_attention import BRANCH, PhaseHandles, attach_phase_branch, load_phase_state, phase_state_dict
 from phasegpt.phase_state import PhaseAttentionError
 
@@ -188,12 +189,12 @@ class Policy:
         return self._read({"input_ids": input_ids[None]}, packing)
 
     def above_trunk(self, trunk: Tensor, packing: Packing) -> Tensor:
-        """Last hidden states [N, d] from what the trunk gives for a packed row, [N, d]."""
+        """Last hidden states [N, d] from what the trunk gives for a packed row, [N, d] in any precision."""
         decoder: Any = self.decoder
         layers = decoder.layers
         decoder.layers = layers[self.trunk_depth :]
         try:
-            return self._read({"inputs_embeds": trunk[None]}, packing)
+            return self._read({"inputs_embeds": trunk[None].to(self.head.dtype)}, packing)
         finally:
             decoder.layers = layers
 

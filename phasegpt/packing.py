@@ -1,33 +1,24 @@
-"""Packed batches: one row of tokens without padding, in which the answers to a prompt share it; and their attention.
+"""Packed batches: one row of tokens without padding, in which the answers to a prompt share it.
 
 A group is a prompt and its completions. The row holds group after group, each as prompt, first completion, second
 completion and so on; every completion sees its own prompt and itself, at the positions that it has behind the prompt
 alone. So a prompt is computed once for all its answers (prefix sharing, arXiv 2410.20305), nothing is spent on padding,
 and each token's output is what the sequence of its own would give.
 
-transformers looks an attention up by name; the ones named in ATTENTIONS learn here to read a packed row when the
-decoder is called with `packing=`, and do what they always did when it is not. Knows nothing of adapters or losses.
+Where everything lies, and the way to padded rows and back. Knows nothing of models.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import PreTrainedConfig
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from phasegpt.base_model import ModelError
 from phasegpt.encoding import Group
-
-PACKING = "packing"  # the keyword that carries the packing from the decoder down to the attention modules
-ATTENTIONS = ("sdpa", "flash_attention_2")
-LAYER_TYPES = {"full_attention", "sliding_attention"}
-LOGIT_CHANGES = ("softcap", "s_aux", "position_bias")  # what a packed row's attention does not do to its logits
 
 
 def pack(groups: Sequence[Group]) -> dict[str, Tensor]:
@@ -105,24 +96,59 @@ class Packing:
         return self._index([[*span.places, *[0] * (width - len(span.places))] for span in self.spans])
 
     @cached_property
-    def _packed(self) -> Tensor:
-        """[N] of places in the flattened [S, T]: a prompt's in the first sequence that has it."""
-        width, found = self.mask.shape[1], dict[int, int]()
+    def _copies(self) -> Tensor:
+        """[N, k] of places in the flattened [S, T]: where `unpack` brings each token, S·T for nowhere else."""
+        sequences, width = self.mask.shape
+        found: list[list[int]] = [[] for group in self.groups for _ in range(sum(group))]
         for row, span in enumerate(self.spans):
             for column, place in enumerate(span.places):
-                found.setdefault(place, row * width + column)
-        return self._index([found[place] for place in range(len(found))])
+                found[place].append(row * width + column)
+        most = max(map(len, found))
+        return self._index([[*places, *[sequences * width] * (most - len(places))] for places in found])
+
+    @cached_property
+    def _firsts(self) -> Tensor:
+        """[S·T, 1]: the token of which `repack` takes this place, N where it takes it for none."""
+        places = self._copies[:, 0]
+        firsts = torch.full((self.mask.numel(),), len(places), device=self.device)
+        return firsts.scatter_(0, places, torch.arange(len(places), device=self.device))[:, None]
 
     def unpack(self, values: Tensor) -> Tensor:
-        """[N, …] -> [S, T, …]: each sequence in a row of its own, its prompt repeated, whatever at the padding."""
-        return values[self._unpacked]
+        """[N, …] -> [S, T, …]: each sequence in a row of its own, its prompt repeated, whatever at the padding.
+
+        What is made of the padding must not reach anything that has a gradient.
+        """
+        return _moved(values, self._unpacked, self._copies)
 
     def repack(self, values: Tensor) -> Tensor:
         """[S, T, …] -> [N, …]: what `unpack` came from, where a prompt's rows agree."""
-        return values.flatten(0, 1)[self._packed]
+        return _moved(values.flatten(0, 1), self._copies[:, 0], self._firsts)
 
     def _index(self, places: Sequence[Any]) -> Tensor:
         return torch.tensor(places, dtype=torch.long, device=self.device)
+
+
+class _Moved(torch.autograd.Function):
+    """values[index], whose gradient is collected from the places in `copies`: torch's own sorts the index each time."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, index: Tensor, copies: Tensor) -> Tensor:
+        ctx.save_for_backward(copies)
+        ctx.dimensions = index.dim()
+        return values[index]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (copies,) = ctx.saved_tensors
+        rows = gradient.flatten(0, ctx.dimensions - 1)
+        nowhere = rows.new_zeros(1, *rows.shape[1:])
+        return torch.cat([rows, nowhere])[copies].sum(1), None, None
+
+
+def _moved(values: Tensor, index: Tensor, copies: Tensor) -> Tensor:
+    moved: Tensor = _Moved.apply(values, index, copies)  # type: ignore[no-untyped-call]
+    return moved
 
 
 def _positions(group: Sequence[int]) -> list[int]:
@@ -138,86 +164,3 @@ def _spans(groups: Sequence[Sequence[int]]) -> list[Span]:
         spans += [Span(of_prompt, range(*ends[n : n + 2])) for n in range(len(completions))]
         begin = ends[-1]
     return spans
-
-
-def packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float = 0.0, scaling: float | None = None
-) -> Tensor:
-    """Causal attention within each sequence: query [1, H, N, h], key and value [1, K, N, h] -> [1, N, H, h].
-
-    A prompt's queries run again with every further completion and are dropped there: dearer by few products than a
-    mask, which would keep torch from its fastest kernels.
-    """
-    sizes = [size for prompt, first, *others in packing.groups for size in (prompt + first, *others)]
-    parts = zip(*(torch.split(states, sizes, dim=2) for states in (query, key, value)), strict=True)
-    attended: list[Tensor] = []
-    for prompt, _, *others in packing.groups:
-        first = next(parts)
-        attended.append(_causal(first, dropout, scaling))
-        for _ in others:
-            rest = next(parts)
-            whole = [torch.cat([head[:, :, :prompt], tail], 2) for head, tail in zip(first, rest, strict=True)]
-            attended.append(_causal(whole, dropout, scaling)[:, :, prompt:])
-    return torch.cat([part.transpose(1, 2) for part in attended], dim=1)
-
-
-def _causal(states: Sequence[Tensor], dropout: float, scaling: float | None) -> Tensor:
-    query, key, value = states
-    return scaled_dot_product_attention(
-        query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-    )
-
-
-def _packed_or(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """An attention as transformers calls it, which reads a packed row where there is one."""
-
-    def attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-    ) -> Any:
-        packing = options.pop(PACKING, None)
-        if packing is None:
-            return plain(module, query, key, value, attention_mask, **options)
-        _check_options(packing, options)
-        dropout, scaling = options.get("dropout", 0.0), options.get("scaling")
-        return packed_attention(query, key, value, packing, dropout, scaling), None
-
-    return attention
-
-
-def _check_options(packing: Packing, options: dict[str, Any]) -> None:
-    """Raises ModelError where a layer wants what a packed row's attention does not do."""
-    if odd := [name for name in LOGIT_CHANGES if options.get(name) is not None]:
-        raise ModelError(f"the attention of this model uses {', '.join(odd)}, which packed batches cannot do")
-    window, longest = options.get("sliding_window"), max(len(span.places) for span in packing.spans)
-    if window is not None and longest > window:
-        raise ModelError(
-            f"this model attends within a sliding window of {window} tokens, which packed batches cannot do for "
-            f"sequences of {longest}; set training.max_length to at most {window}"
-        )
-
-
-for _name in ATTENTIONS:
-    ALL_ATTENTION_FUNCTIONS.register(_name, _packed_or(ALL_ATTENTION_FUNCTIONS[_name]))
-
-
-def check_packable(config: PreTrainedConfig) -> None:
-    """Raises ModelError for a model in which tokens reach each other by other ways than attention."""
-    kinds = set(getattr(config, "layer_types", None) or LAYER_TYPES)
-    if odd := sorted(kinds - LAYER_TYPES):
-        raise ModelError(
-            f"model.base_model: {config.model_type} has layers of the kind {', '.join(odd)}, through which the "
-            f"sequences of a packed batch would mix; take a model whose layers are all attention, such as Llama"
-        )
-
-
-def packed_arguments(packing: Packing, like: Tensor) -> dict[str, Any]:
-    """What a decoder is called with beside the tokens of a packed row; `like` is any tensor on its device.
-
-    A mask of four dimensions is handed through by transformers as it is; this one says nothing and is read by no one.
-    """
-    return {
-        "position_ids": packing.position_ids,
-        "attention_mask": like.new_empty(1, 1, 0, 0),
-        "use_cache": False,
-        PACKING: packing,
-    }

@@ -21,6 +21,7 @@ from phasegpt.checkpoints import REFERENCE, adapter_folder
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import is_registered, is_text
+from phasegpt.determinism import choose_kernels
 from phasegpt.evaluate import Suite
 from phasegpt.forward import PairModel
 from phasegpt.material import Material, TextSource, source_of
@@ -57,6 +58,7 @@ class Workbench:
         device = device_of(config)
         dtype = torch.bfloat16 if config.training.bf16 else torch.float16 if config.training.fp16 else torch.float32
         key = (config.model.base_model, dtype, device)
+        choose_kernels(device, deterministic=config.experiment.deterministic)
         if self._base is None or self._key != key:
             self._base = None
             self._base = load_base(config.model.base_model, project_root(), dtype, device)
@@ -249,7 +251,6 @@ def trainer_settings(config: Config, device: str) -> TrainerSettings:
         device=device,
         bf16=training.bf16,
         fp16=training.fp16,
-        deterministic=config.experiment.deterministic,
         curriculum=training.curriculum_learning.active,
         phase_log_interval=config.logging.phase_log_interval if config.logging.track_phase_dynamics else None,
         strategy=training.distributed.strategy,

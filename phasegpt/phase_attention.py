@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from phasegpt.packing import PACKING
+from phasegpt.packed_attention import PACKING
 from phasegpt.phase_state import PhaseAttentionError, PhaseState, state_on
 
 SUPPORTED_DECODERS = ("LlamaModel", "Qwen2Model", "Qwen3Model")

@@ -11,17 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from phasegpt import ranks
 from phasegpt.models import Policy
 
 
 def shard_layers(policy: Policy) -> None:
     """Cut every decoder layer's weights, adapters included, into a part a worker. Every worker must call it."""
     decoder: Any = policy.decoder
+    # of the model's own device: torch would take the GPUs of a machine also for a run on its CPUs
+    mesh = init_device_mesh(policy.head.device.type, (ranks.size(),))
     for layer in decoder.layers:
-        fully_shard(layer)
+        fully_shard(layer, mesh=mesh)
 
 
 def _sharded(policy: Policy) -> list[FSDPModule]:

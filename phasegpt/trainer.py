@@ -77,7 +77,6 @@ class TrainerSettings:
     device: str = "cpu"
     bf16: bool = False
     fp16: bool = False
-    deterministic: bool = True
     curriculum: tuple[CurriculumStage, ...] = ()
     phase_log_interval: int | None = None
     strategy: str = "ddp"
@@ -347,7 +346,7 @@ class _Trainer(LapsTrainer):
 
 
 def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
         per_device_train_batch_size=math.ceil(settings.batch_size / ranks.size()),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -362,7 +361,6 @@ def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> Train
         use_cpu=settings.device == "cpu",
         bf16=settings.bf16,
         fp16=settings.fp16,
-        full_determinism=settings.deterministic and settings.device != "cpu",
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
         ddp_find_unused_parameters=False,
@@ -374,6 +372,9 @@ def _arguments(settings: TrainerSettings, steps: int, output_dir: Path) -> Train
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    # a process trains on one GPU: over several, transformers would cut the packed row into pieces
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _deepspeed(settings: TrainerSettings) -> str | None:

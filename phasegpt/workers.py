@@ -225,6 +225,7 @@ def _on_worker(work: Work, plain: Mapping[str, Any], mailbox: Any, threads: int)
     """`work` in a worker's process; what it raises carries its rank and its traceback."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # accelerate takes all cores where nobody says it
     torch.set_num_threads(threads)
+    os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"  # it takes GPU n for worker n, also where two share GPU 0
     try:
         return work(plain, Telling(mailbox))
     except Stopped:

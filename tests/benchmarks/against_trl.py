@@ -1,7 +1,8 @@
 """Our step and TRL's on the same batch with the same adapters, for the benchmarks: what each does between two updates.
 
-Both sides start from a policy that has moved (a seeded draw for every adapter weight), so that their losses can be held
-against each other.
+Both run where the base model lies and in its precision, half precision under autocast as their trainers do. They start
+from a policy that has moved (a seeded draw for every adapter weight), so that their losses can be held against each
+other.
 """
 
 import tempfile
@@ -57,18 +58,28 @@ def moved(trainable: Mapping[str, Tensor]) -> None:
             trainable[name].copy_(drawn)
 
 
+def precision_of(base: Base) -> torch.autocast:
+    """What a trainer wraps around its forward pass."""
+    dtype = base.model.dtype
+    return torch.autocast(base.model.device.type, dtype, enabled=dtype != torch.float32)
+
+
 @contextmanager
 def our_step(base: Base, layers: str | None, batch: Batch, store: Path) -> Iterator[Step]:
     """Our step: what the reference says, and the trunk where there is one, from shared work."""
     policy = attach_policy(base, _lora(layers), seed=0)
     shared = prepare(SharedStore(store), policy, batch.pairs, LENGTHS, with_hidden=False)
-    tensors = shared.batch([pair.id for pair in batch.pairs], with_hidden=False)
+    tensors = {
+        name: value.to(base.model.device)
+        for name, value in shared.batch([pair.id for pair in batch.pairs], with_hidden=False).items()
+    }
     model, objective = PairModel(policy).train(), Dpo(BETA)
     moved(policy.trainable())
 
     def step() -> float:
         policy.model.zero_grad(set_to_none=True)
-        loss = objective.losses(model(tensors)).mean()
+        with precision_of(base):
+            loss = objective.losses(model(tensors)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
@@ -89,7 +100,8 @@ def trl_step(base: Base, layers: str | None, batch: Batch, *, precomputed: bool)
 
         def step() -> float:
             trainer.model.zero_grad(set_to_none=True)
-            loss = trainer.compute_loss(trainer.model, inputs)
+            with precision_of(base):
+                loss = trainer.compute_loss(trainer.model, inputs)
             loss.backward()
             return float(loss.item())
 
@@ -105,15 +117,17 @@ def _trainer(base: Base, layers: str | None, batch: Batch, folder: Path, precomp
     disable_progress_bars()
     lora = _lora(layers)
     return DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(resolve_base(base.name, Path()), attn_implementation="sdpa"),
+        model=AutoModelForCausalLM.from_pretrained(
+            resolve_base(base.name, Path()), attn_implementation="sdpa", dtype=base.model.dtype
+        ),
         args=DPOConfig(
             output_dir=str(folder),
             per_device_train_batch_size=len(batch.pairs),
             beta=BETA,
             max_length=LENGTHS.max_length,
             precompute_ref_log_probs=precomputed,
-            use_cpu=True,
-            bf16=False,
+            use_cpu=base.model.device.type == "cpu",
+            bf16=base.model.dtype == torch.bfloat16,
             gradient_checkpointing=False,
             report_to=[],
             disable_tqdm=True,

@@ -12,7 +12,14 @@ from phasegpt.adapters import PhaseSettings
 from phasegpt.base_model import ModelError
 from phasegpt.encoding import Group
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_base
-from phasegpt.packing import Packing, check_packable, pack, packed_arguments, packed_attention
+from phasegpt.packed_attention import (
+    attend_at_once,
+    attend_in_turn,
+    check_packable,
+    packed_arguments,
+    packed_attention,
+)
+from phasegpt.packing import Packing, pack
 from tests.phasegpt.decoders import FAMILIES, SIZES, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread", "exact_norms")
@@ -119,6 +126,21 @@ def test_a_phase_branch_reads_each_sequence_of_a_packed_row_alone(toy_model_dir:
     for own, plain in zip(*gradients, strict=True):
         assert (own - plain).norm() <= 1e-11 * plain.norm()
     policy.detach()
+
+
+def test_attention_of_all_sequences_at_once_is_that_of_each_in_turn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    packing = Packing(pack(GROUPS)["lengths"])
+    states = [torch.randn(1, heads, 21, 8, dtype=torch.float64, generator=generator) for heads in (4, 2, 2)]
+    weights = torch.randn(1, 21, 4, 8, dtype=torch.float64, generator=generator)
+    found: list[list[Tensor]] = []
+    for attend in (attend_at_once, attend_in_turn):
+        own = [each.clone().requires_grad_() for each in states]
+        attended = attend(*own, packing, 0.0, None)
+        found.append([attended, *torch.autograd.grad((weights * attended).sum(), own)])
+    for at_once, in_turn in zip(*found, strict=True):
+        torch.testing.assert_close(at_once, in_turn, rtol=1e-12, atol=1e-12)
+        assert in_turn.norm() > 0
 
 
 def test_attention_dropout_and_scaling_reach_every_sequence() -> None:

@@ -30,6 +30,7 @@ from phasegpt.trainer import (
     NonFiniteLossError,
     ReferenceMismatchError,
     TrainerSettings,
+    _arguments,
     _Trainer,
     check_start,
     train,
@@ -563,3 +564,9 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(
     with pytest.raises(KeyboardInterrupt):
         run(policy, shared, tmp_path, eval_interval=1)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_a_process_trains_on_one_of_the_gpus_that_it_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert _arguments(replace(SETTINGS, device="cuda"), 1, tmp_path).n_gpu == 1
+    assert _arguments(SETTINGS, 1, tmp_path).n_gpu == 0

@@ -56,6 +56,23 @@ def test_losses_and_gradients_are_those_of_the_whole_forward_pass(
         assert (fast_gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_in_half_precision_goes_on_from_its_stored_trunk(
+    dtype: torch.dtype, toy_model_dir: Path, toy_pairs_file: Path, tmp_path: Path
+) -> None:
+    """What is stored in float32 came out of half precision, and goes back into it without a change."""
+    pairs = read_pairs(toy_pairs_file, DOMAINS)[:4]
+    policy = moved(attach_policy(load_base(str(toy_model_dir), tmp_path, dtype), LORA, seed=0))
+    shared = prepare(SharedStore(tmp_path), policy, pairs, Lengths(256, 64))
+    batch = shared.batch([pair.id for pair in pairs], with_hidden=False)
+    packing = Packing(batch["lengths"])
+    with torch.no_grad():
+        found, whole = policy.above_trunk(batch["trunk"], packing), policy.states(batch["input_ids"], packing)
+    assert batch["trunk"].dtype == torch.float32
+    assert found.dtype == dtype
+    assert torch.equal(found, whole)
+
+
 def test_a_policy_that_trains_in_the_lowest_layer_has_no_trunk(
     toy_model_dir: Path, toy_pairs_file: Path, tmp_path: Path
 ) -> None:

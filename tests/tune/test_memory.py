@@ -15,7 +15,7 @@ from tests.live_memory import peak_of_step, tokens_of
 from tests.tune.conftest import ToyRequest
 from tune.memory import adapter_parameters, estimate
 from tune.plan import make_plan
-from tune.shapes import KNOWN, read_shape
+from tune.shapes import KNOWN, Shape, read_shape
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PLAIN = ("model.lora_config.layers_to_transform=null", "model.lora_config.lora_dropout=0.0", "training.method=dpo")
@@ -56,6 +56,28 @@ def test_the_estimate_is_within_15_percent_on_the_bundled_model(name: str) -> No
     torch.set_num_threads(2)
     found, estimated = measured_and_estimated(ensure_bundled(), config_of(*CASES[name]), pairs=2, length=128)
     assert estimated == pytest.approx(found, rel=0.15)
+
+
+KTO = ("training.method=kto", "training.kto_lambda=0.1")
+UPPER = "model.lora_config.layers_to_transform=upper_third"
+
+
+@pytest.mark.parametrize(
+    ("sets", "measured"),
+    [
+        (("experiment.device=cuda",), 2.89),
+        (("training.bf16=true",), 1.65),
+        (("training.bf16=true", *KTO), 2.00),
+        (("training.bf16=true", *KTO, UPPER), 1.19),
+    ],
+)
+def test_the_estimate_of_a_run_on_a_gpu_is_at_most_a_fifth_over_what_an_h200_took(
+    sets: tuple[str, ...], measured: float
+) -> None:
+    """SmolLM2-135M, the four longest pairs of the shipped data at once; GB that torch had allocated at the most."""
+    shape = Shape(30, 576, 49_152, 3_538_944, 1536, 192)
+    estimated = estimate(config_of("model.lora_config.lora_dropout=0.05", *sets), shape, 1633, 1441).live / 1e9
+    assert measured <= estimated <= 1.2 * measured
 
 
 def test_adapters_are_counted_by_their_modules(toy_model_dir: Path) -> None:
