@@ -15,7 +15,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from phasegpt.config_io import project_root
-from phasegpt.workers import Crew
+from phasegpt.crew import Crew
 from tune.capacity import Ask, Node, Slots
 from tune.request import Request
 from tune.searcher import JobSearcher, StopNotingScheduler

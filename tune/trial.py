@@ -18,10 +18,11 @@ from tune.searcher import ERROR_KEY, FINISHED_KEY
 
 if TYPE_CHECKING:
     from phasegpt.config import Config
+    from phasegpt.crew import Crew
     from phasegpt.parts import Workbench
     from phasegpt.runs import RunPaths
     from phasegpt.shared_store import Progress
-    from phasegpt.workers import Crew, Telling
+    from phasegpt.workers import Telling
 
 log = logging.getLogger("phasegpt")
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -37,7 +38,7 @@ def run_job(config: Mapping[str, Any]) -> None:
     """
     from ray import tune
 
-    from phasegpt.workers import Crew, WorkerError
+    from phasegpt.crew import Crew, WorkerError
 
     job, spec = from_config(config)
     crew = Crew(**spec["crew"])
