@@ -1,4 +1,4 @@
-"""`fit` on several workers under Ray Train: the same fit, the same metrics. The only file here that knows Ray.
+"""`fit` on several workers under Ray Train: the same fit, the same metrics. Only this file and crew.py know Ray.
 
 Whoever starts workers (the command line, a trial of a search) listens to them through a mailbox: what the first worker
 tells waits for an answer, go on or stop, which all workers follow together. So a run that is stopped early ends as one
@@ -9,33 +9,31 @@ A worker that dies is restarted with the others, and the run goes on from its ne
 for a reason of its own ends the run: the next attempt would raise again.
 """
 
-import asyncio
 import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from phasegpt import ranks
 from phasegpt.config import Config
 from phasegpt.config_io import project_root
-from phasegpt.evaluate import Evaluation
+from phasegpt.crew import Crew, EndAtOwnError, Mailbox, Report, WorkerError
 from phasegpt.runs import RunPaths, RunResult
-from phasegpt.shared_store import Progress
-from phasegpt.train import OnEvaluation, fit
-from phasegpt.trainer import StepLog
 
-Report = dict[str, Any]
-"""What a worker tells: plain values."""
+if TYPE_CHECKING:
+    from phasegpt.shared_store import Progress
+    from phasegpt.train import OnEvaluation
+    from phasegpt.trainer import StepLog
 
 RESTARTS = 3  # of workers that died; a crash more is no accident
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -43,91 +41,8 @@ SECONDS_TO_STOP = 100.0  # within the time that Tune gives a trial to end (tune/
 PATIENCE = 12 * 3600  # of a collective: a worker may wait for another trial's supervised stage; Ray finds dead ones
 
 
-@dataclass(frozen=True)
-class Crew:
-    """The workers of one run, and what each of them reserves.
-
-    `least` workers are enough to begin or to go on with (None: all of them); the batch stays that of `count`.
-    `placement` is Ray's strategy for the nodes they run on.
-    """
-
-    count: int
-    cpus: float = 1.0
-    gpus: float = 0.0
-    least: int | None = None
-    accelerator_type: str | None = None
-    placement: str = "PACK"
-
-    @property
-    def backend(self) -> str:
-        """Gradients go by nccl, or by gloo where there is no GPU or several workers share one, which nccl refuses."""
-        return "cpu:gloo,cuda:nccl" if self.gpus >= 1 else "gloo"
-
-    def scaling(self) -> ScalingConfig:
-        """The same as Ray says it."""
-        return ScalingConfig(
-            num_workers=self.count if self.least is None else (self.least, self.count),
-            use_gpu=self.gpus > 0,
-            resources_per_worker={"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})},
-            accelerator_type=self.accelerator_type,
-            placement_strategy=self.placement,
-        )
-
-
 class Stopped(Exception):  # noqa: N818 - an end that was asked for, no error
     """The caller has told the workers to stop."""
-
-
-class WorkerError(RuntimeError):
-    """A worker that raised or died: its rank, what it said, and its traceback where it has one.
-
-    `final`: for a reason of its own, which another attempt would meet again.
-    """
-
-    def __init__(self, rank: int, said: str, trace: str = "", final: bool = False) -> None:
-        super().__init__(f"rank {rank}: {said}")
-        self.rank, self.said, self.trace, self.final = rank, said, trace, final
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.rank, self.said, self.trace, self.final)
-
-
-class Mailbox:
-    """An actor between the first worker and the caller. Each thing told waits until the caller has answered it."""
-
-    def __init__(self) -> None:
-        self._told: asyncio.Queue[tuple[Report, asyncio.Future[bool]] | None] = asyncio.Queue()
-        self._open: list[asyncio.Future[bool]] = []
-        self._stopped = False
-
-    async def tell(self, report: Report) -> bool:
-        """Whether to go on."""
-        if self._stopped:
-            return False
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._open.append(answer)
-        await self._told.put((report, answer))
-        return await answer
-
-    async def take(self) -> Report | None:
-        """The next report; None at the end of the run."""
-        told = await self._told.get()
-        return None if told is None else told[0]
-
-    async def go_on(self) -> None:
-        """The answer to what was taken last."""
-        self._open.pop(0).set_result(True)
-
-    async def stop(self) -> None:
-        """The answer to all that was told and will be."""
-        self._stopped = True
-        for answer in self._open:
-            answer.set_result(False)
-        self._open.clear()
-
-    async def close(self) -> None:
-        """The run has ended."""
-        await self._told.put(None)
 
 
 class Telling:
@@ -240,16 +155,6 @@ def _may_be_anothers(error: Exception) -> bool:
     return isinstance(error, (RuntimeError, ConnectionError)) and not isinstance(error, torch.OutOfMemoryError)
 
 
-class EndAtOwnError(UserCallback):  # type: ignore[misc]
-    """Ends a run at the first worker that raises for a reason of its own. Runs in Ray Train's controller."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """What is raised here Ray does not try again."""
-        for _, error in sorted(worker_exceptions.items()):
-            if isinstance(error, WorkerError) and error.final:
-                raise error
-
-
 def worker_error(error: TrainingFailedError) -> WorkerError:
     """The one message of a run that failed: of a worker that died rather than of those that died of it."""
     if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerError):
@@ -265,12 +170,12 @@ def worker_error(error: TrainingFailedError) -> WorkerError:
 
 def fit_on_workers(
     config: Config,
-    on_evaluation: OnEvaluation,
+    on_evaluation: "OnEvaluation",
     *,
     paths: RunPaths,
     crew: Crew,
-    on_step: StepLog,
-    on_progress: Progress,
+    on_step: "StepLog",
+    on_progress: "Progress",
     half: str = "search",
 ) -> RunResult:
     """`fit` on the workers of a crew, told of in this process. Ray must be running. Raises WorkerError."""
@@ -286,6 +191,8 @@ def fit_on_workers(
         for step, values in report.get("steps", ()):
             on_step(step, values)
         if "evaluation" in report:
+            from phasegpt.evaluate import Evaluation
+
             on_evaluation(Evaluation(**report["evaluation"]), Path(report["checkpoint"]))
         if "progress" in report:
             on_progress(*report["progress"])
@@ -296,6 +203,8 @@ def fit_on_workers(
 
 def _fit(plain: Mapping[str, Any], telling: Telling) -> None:
     """A worker's part of `fit_on_workers`: steps are told about once a second, evaluations as they come."""
+    from phasegpt.train import fit
+
     os.environ["PHASEGPT_ROOT"] = plain["root"]
     steps: list[tuple[int, dict[str, float]]] = []
 

@@ -13,6 +13,7 @@ from tune import environment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on the toy a second thread costs more than it does
 environment.prepare(own_cluster=True)  # Ray reads it when it is first imported, which any test may do
 
 

@@ -24,13 +24,17 @@ class Cluster:
         """Ray's records of all Train workers there have been, the dead ones too."""
         from ray.util.state import list_actors
 
-        return [actor for actor in list_actors(detail=True, limit=1000) if actor.class_name == "RayTrainWorker"]
+        return [
+            actor
+            for actor in list_actors(self.address, detail=True, limit=1000)
+            if actor.class_name == "RayTrainWorker"
+        ]
 
     def groups_left(self) -> list[Any]:
         """The placement groups that still hold something."""
         from ray.util.state import list_placement_groups
 
-        return [group for group in list_placement_groups(limit=1000) if group.state != "REMOVED"]
+        return [group for group in list_placement_groups(self.address, limit=1000) if group.state != "REMOVED"]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from phasegpt.config import Config
 from phasegpt.config_io import project_root
-from phasegpt.workers import Crew
+from phasegpt.crew import Crew
 from tune.amounts import amounts_of
 from tune.capacity import Ask, Node, Slots
 from tune.commands import Commands

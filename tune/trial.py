@@ -19,10 +19,11 @@ from tune.smaller import OOM, begin_smaller, chosen_before, out_of_memory, remar
 
 if TYPE_CHECKING:
     from phasegpt.config import Config
+    from phasegpt.crew import Crew
     from phasegpt.parts import Workbench
     from phasegpt.runs import RunPaths
     from phasegpt.shared_store import Progress
-    from phasegpt.workers import Crew, Telling
+    from phasegpt.workers import Telling
 
 log = logging.getLogger("phasegpt")
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -56,7 +57,7 @@ def run_job(config: Mapping[str, Any]) -> None:
 
 
 def _attempt(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
-    from phasegpt.workers import Crew, WorkerError
+    from phasegpt.crew import Crew, WorkerError
 
     crew = Crew(**spec["crew"])
     try:

@@ -4,6 +4,8 @@ import os
 import pickle
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +77,8 @@ def weights(paths: RunPaths, step: int = 6) -> Mapping[str, Tensor]:
 
 
 def on_workers(config: Config, folder: Path, crew: Any = None, at_evaluation: Any = None) -> Run:
-    from phasegpt.workers import Crew, fit_on_workers
+    from phasegpt.crew import Crew
+    from phasegpt.workers import fit_on_workers
 
     paths = run_paths(folder, "b", "run")
     steps: list[int] = []
@@ -107,7 +110,8 @@ def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 def test_the_one_message_is_that_of_who_died_and_not_of_who_died_of_it() -> None:
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    from phasegpt.workers import WorkerError, worker_error
+    from phasegpt.crew import WorkerError
+    from phasegpt.workers import worker_error
 
     lost = WorkerError(0, "RuntimeError: connection closed by peer", "trace of 0")
     own = pickle.loads(pickle.dumps(WorkerError(1, "ValueError: no", "trace of 1", final=True)))  # noqa: S301
@@ -123,13 +127,20 @@ def test_the_one_message_is_that_of_who_died_and_not_of_who_died_of_it() -> None
     [(0, None, "gloo", 4), (1, 2, "cpu:gloo,cuda:nccl", (2, 4)), (0.5, None, "gloo", 4)],
 )
 def test_a_crew_is_what_ray_is_asked_for(gpus: float, least: int | None, backend: str, workers: Any) -> None:
-    from phasegpt.workers import Crew
+    from phasegpt.crew import Crew
 
     crew = Crew(4, cpus=2, gpus=gpus, least=least, accelerator_type="H100", placement="SPREAD")
     scaling = crew.scaling()
     assert (crew.backend, scaling.num_workers, scaling.use_gpu) == (backend, workers, gpus > 0)
     assert scaling.resources_per_worker == {"CPU": 2, **({"GPU": gpus} if gpus else {})}
     assert (scaling.accelerator_type, scaling.placement_strategy) == ("H100", "SPREAD")
+
+
+def test_the_processes_beside_the_workers_and_the_driver_of_a_search_import_no_torch() -> None:
+    code = (
+        "import sys, phasegpt.crew, tune.run, tune.watch, tune.conclude, tune.crown; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +197,7 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing_of_the_end(
 def test_a_worker_that_raises_ends_the_run_once_with_its_rank_and_its_traceback(
     ray_cluster: Cluster, config: Config, tmp_path: Path
 ) -> None:
-    from phasegpt.workers import WorkerError
+    from phasegpt.crew import WorkerError
 
     (ray_cluster.modules / "mine_on_workers.py").write_text(SOURCE)
     metrics = (*config.evaluation.metrics, OWN)
@@ -205,7 +216,7 @@ def test_a_run_goes_on_with_fewer_workers_to_the_same_end(
     undisturbed: Run, ray_cluster: Cluster, config: Config, tmp_path: Path
 ) -> None:
     """Two CPUs each leave room for one worker of the two, which takes the whole batch."""
-    from phasegpt.workers import Crew
+    from phasegpt.crew import Crew
 
     before = len(ray_cluster.workers())
     found = on_workers(config, tmp_path, crew=Crew(2, cpus=2, least=1))

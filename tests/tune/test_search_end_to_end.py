@@ -1,6 +1,7 @@
 """Whole searches on the toy model as a user types them: states, records, champion, and a search that was cut.
 
-One search goes through (a trial is stopped, one fails), a second is interrupted and resumed. Both really start Ray.
+One search goes through on a cluster that is there (a trial is stopped, one fails); a second, which starts a Ray of its
+own, is interrupted and resumed.
 """
 
 import json
@@ -20,6 +21,7 @@ import pytest
 
 from phasegpt.files import read_json
 from phasegpt.metrics.text import scorer
+from tests.ray_cluster import Cluster
 from tests.tune.conftest import ToyRequest
 from tune.study import Study
 
@@ -55,7 +57,7 @@ class Place:
         return MlflowClient(self.uri, self.uri)
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, MARK: self.mark, "COLUMNS": "200", "PYTHONPATH": str(self.folder)}
+        environment = {**os.environ, MARK: self.mark, "COLUMNS": "200"}
         return subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE,
@@ -98,8 +100,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, toy_sets: list[str]) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("searches")
-    (folder / "mine_in_a_search.py").write_text("def letters(prompt, text):\n    return len(text)\n")
-    words = ["--track", "b", "--profile", "laptop", "--storage", f"{folder}/store"]
+    words = ["--track", "b", "--profile", "laptop", "--storage", f"{folder}/store", "--cpus-per-worker", "1"]
     words += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     words += [word for value in toy_sets for word in ("--set", value)]
     made = Place(folder, ["-m", "tune.search", *words], uuid.uuid4().hex)
@@ -119,10 +120,11 @@ GRID += [f"search.constraints={{'{OWN}': '>= 0 * baseline', kl_on_samples: '<= 1
 
 
 @pytest.fixture(scope="module")
-def whole(place: Place) -> dict[str, Any]:
+def whole(place: Place, ray_cluster: Cluster) -> dict[str, Any]:
     """What `--json` printed of a search that went through."""
+    (ray_cluster.modules / "mine_in_a_search.py").write_text("def letters(prompt, text):\n    return len(text)\n")
     words = [word for value in GRID for word in ("--set", value)]
-    process = place.start(*place.words, *words, "--name", "whole", "--json")
+    process = place.start(*place.words, *words, "--name", "whole", "--json", "--address", ray_cluster.address)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "trial-" not in err
