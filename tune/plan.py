@@ -61,8 +61,8 @@ def make_plan(request: Request, ask: Ask | None = None) -> Plan:
     """The plan of a request on this machine; `ask` is what the command says of resources."""
     config, search = request.config, request.config.search
     amounts, shape, machine = amounts_of(config), shape_of(config), this_machine()
-    trials = budget(search, request.own_values())
-    finals = most_finals(search, trials)
+    trials = 0 if request.arms else budget(search, request.own_values())
+    finals = len(request.arms) * search.finalists.seeds if request.arms else most_finals(search, trials)
     load = _load(config, amounts.steps, trials, finals)
     memory = shared = disk = timing = None
     no_time = "unknown until the base model is here" if shape is None else "unknown: this machine has no room for it"
@@ -82,9 +82,9 @@ def make_plan(request: Request, ask: Ask | None = None) -> Plan:
 def _load(config: Config, steps: tuple[int, ...], trials: int, finals: int) -> Load:
     interval, last, scheduler = config.evaluation.eval_interval, steps[-1], config.search.scheduler
     most, compared = (last,) * trials, rungs(last, interval)
-    if scheduler == "halving":
+    if scheduler == "halving" and trials:
         most = halving_steps(trials, compared)
-    fewest = fewest_asha_steps(trials, compared) if scheduler == "asha" else most
+    fewest = fewest_asha_steps(trials, compared) if scheduler == "asha" and trials else most
     return Load(steps, interval, most, fewest, finals, _earlier_runs(config))
 
 
@@ -164,7 +164,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "sampling": sampling(request.config.search, own, plan.trials),
         "trials": plan.trials,
         "finals": plan.finals,
-        "baselines": 2,
+        "baselines": 1 if request.arms else 2,
+        "arms": [arm.label for arm in request.arms],
         "steps": list(plan.amounts.steps),
         "trial_steps": {"fewest": sum(plan.load.fewest), "most": sum(plan.load.trials)},
         "pairs": {"train": len(plan.split.train), "val": len(plan.split.val), "held_out": len(plan.split.held_out)},

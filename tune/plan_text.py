@@ -45,7 +45,10 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "objectives", _objectives(plan)
     for line in parameter_lines(search, own):
         yield "space", line
-    yield "sampler", f"{search.sampler}: {sampling(search, own, plan.trials)}"
+    if request.arms:
+        yield "arms", "; ".join(arm.label for arm in request.arms)
+    else:
+        yield "sampler", f"{search.sampler}: {sampling(search, own, plan.trials)}"
     yield "fits", _fits(plan)
     yield "at once", _at_once(plan)
     for line in _time(plan):
@@ -78,12 +81,16 @@ def _objectives(plan: Plan) -> str:
 
 def _fits(plan: Plan) -> str:
     search, load = plan.request.config.search, plan.load
-    most, fewest = sum(load.trials), sum(load.fewest)
-    stopped = "all run through" if fewest == most else f"they take {fewest} to {most} steps in all"
+    most, fewest, whole = sum(load.trials), sum(load.fewest), plan.trials * load.stages[-1]
+    stopped = "all run through" if fewest == whole else f"they take {fewest} to {most} of {whole} steps"
+    stopped = f"they take {most} of {whole} steps" if fewest == most < whole else stopped
+    each = f"{plan.finals // search.finalists.seeds} x {search.finalists.seeds} seeds"
+    steps = f"{' + '.join(map(str, load.stages))} steps a fit, evaluated every {load.interval}"
+    if plan.request.arms:
+        return f"{plan.finals} runs of arms ({each}) + 1 baseline; {steps}"
     return (
         f"{plan.trials} trials (scheduler {search.scheduler}: {stopped}) + {plan.finals} finals "
-        f"({plan.finals // search.finalists.seeds} x {search.finalists.seeds} seeds) + 2 baselines; "
-        f"{' + '.join(map(str, load.stages))} steps a fit, evaluated every {load.interval}"
+        f"({each}) + 2 baselines; {steps}"
     )
 
 

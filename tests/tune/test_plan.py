@@ -11,6 +11,7 @@ from tune.duration import SharedParts, _training_flops, costs_of
 from tune.plan import Plan, as_json, make_plan
 from tune.plan_text import as_text
 from tune.rate import Rate
+from tune.request import new_request
 from tune.shapes import Shape
 
 
@@ -127,7 +128,7 @@ def test_asha_may_stop_all_but_one_trial_at_the_first_evaluation(toy_request: To
     assert plan.timing is not None
     assert plan.timing.fewest < plan.timing.most
     assert as_json(plan)["trial_steps"] == {"fewest": 8, "most": 12}
-    assert "scheduler asha: they take 8 to 12 steps in all" in plain(as_text(plan))
+    assert "scheduler asha: they take 8 to 12 of 12 steps" in plain(as_text(plan))
 
 
 @pytest.mark.parametrize(
@@ -251,3 +252,20 @@ def test_what_runs_live_costs_operations(toy_request: ToyRequest) -> None:
     costs = [_training_flops(request.config, shape, shared, prompt=10, answer=20) for shared in (kept, live)]
     layer, head = 50 * 2 * 36_864, 2 * 20 * 2 * shape.vocabulary * 64
     assert costs == [(1 + 1) * layer + 4 * head, (4 + 4 + 1) * layer + 4 * head]
+
+
+def test_cohorts_take_the_steps_that_their_rungs_leave_them(toy_request: ToyRequest) -> None:
+    plan = make_plan(toy_request("search.scheduler=halving", "search.trials=6"))
+    assert "scheduler halving: they take 16 of 24 steps" in plain(as_text(plan))
+    assert as_json(plan)["trial_steps"] == {"fewest": 16, "most": 16}
+
+
+def test_an_ablation_is_its_arms_on_every_seed(tmp_path: Path, toy_sets: list[str]) -> None:
+    sets = [*toy_sets, "search.finalists={count: 1, seeds: 2}"]
+    asked = ["training.kto_lambda=0,0.5"]
+    request = new_request("b", profile="laptop", overrides=sets, name="arms", storage=str(tmp_path), ablate=asked)
+    plan = make_plan(request)
+    text = plain(as_text(plan))
+    assert "arms DPO (λ = 0); DPO + λ·KL, λ = 0.5; KTO, unpaired labels" in text
+    assert "fits 6 runs of arms (3 x 2 seeds) + 1 baseline; 4 steps a fit" in text
+    assert (as_json(plan)["trials"], as_json(plan)["finals"], len(as_json(plan)["arms"])) == (0, 6, 3)
