@@ -10,6 +10,8 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -31,7 +33,6 @@ from tune.spool import SPOOL
 from tune.tracking import Tracker
 
 if TYPE_CHECKING:
-    from tune.conclude import Conclusion
     from tune.searcher import JobSearcher
     from tune.watch import Watch
 
@@ -64,19 +65,15 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
         request.save()
     log.propagate = False  # the terminal belongs to the console
     _keep_data_checks(request)
-    search = request.config.search
-    trials = budget(search, request.own_values())
-    jobs = 2 + trials + most_finals(search, trials)
-    if request.arms:
-        jobs = 1 + len(request.arms) * search.finalists.seeds
-    console = Console(f"{request.name}: track {request.track}", search.objectives, jobs, options.json)
+    title = f"{request.name}: track {request.track}"
+    console = Console(title, request.config.search.objectives, jobs_of(request), options.json)
     console.say(f"{request.name}: {request.profile_reason}")
     for warning in request.warnings:
         console.say(warning)
     uri = tracking_uri(project_root(), options.tracking_uri)
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
     try:
-        return _with_tracker(request, options, console, tracker, uri, trainable, family)
+        return _Drive(request, options, family, console, tracker, uri).run(trainable)
     finally:
         waiting = tracker.close(timeout=60)
         if waiting:
@@ -85,96 +82,118 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
             )
 
 
+def jobs_of(request: Request) -> int:
+    """How many jobs a request leads to where all of them come to a result."""
+    search = request.config.search
+    if request.arms:
+        return 1 + len(request.arms) * search.finalists.seeds
+    trials = budget(search, request.own_values())
+    return 2 + trials + most_finals(search, trials)
+
+
 def _keep_data_checks(request: Request) -> None:
     write_json(request.places.data_checks, request.data.as_dict())
     for warning in request.data.warnings:
         log.warning("data: %s: %s", warning.code, warning.at(request.data.source))
 
 
-def _with_tracker(
-    request: Request,
-    options: argparse.Namespace,
-    console: Console,
-    tracker: Tracker,
-    uri: str,
-    trainable: Trainable | None,
-    family: str | None,
-) -> int:
-    from tune.conclude import conclude, final_results, summary, write_summary
-    from tune.crown import crown
-    from tune.run import cluster, crew, make_searcher, run_jobs
-    from tune.watch import Watch
+@dataclass(frozen=True)
+class _Drive:
+    """One search under way, with where it speaks and where it is recorded."""
 
-    workers = request.config.training.distributed.workers
-    ask = Ask.of(workers, options)
-    with cluster(options.address, dashboard=workers > 1) as nodes:
-        slot = slots(nodes, ask, request.config.search.max_concurrent)
-        hands = crew(slot, ask)
-        tags = search_tags(request)
-        searcher = make_searcher(request, hands)
-        watch = Watch(searcher, console, tracker, request.name, tags)
-        _track_begin(request, tracker, {**tags, "kind": "search"}, watch, family)
-        with console:
-            whole = run_jobs(request, searcher, watch, slot, hands, trainable)
-    if not whole:
-        tracker.finish(request.name, "KILLED")
-        return _interrupted(request, options, family)
-    if request.arms:
-        return _end_ablation(request, searcher, tracker, console, as_object=options.json)
-    found = conclude(request, searcher)
-    champion = crown(request, found, tracker, uri, final_results(request, searcher, found.winner)) if found else None
-    report = summary(request, searcher, found, champion)
-    write_summary(request, report)
-    _track_end(request, report, tracker, found)
-    if options.json and family is None:
-        print(json.dumps(report, indent=1))
-    console.say(ending(request, report))
-    return WON if found else NO_RESULT
+    request: Request
+    options: argparse.Namespace
+    family: str | None
+    console: Console
+    tracker: Tracker
+    uri: str
 
+    def run(self, trainable: Trainable | None) -> int:
+        """Every job, then what they came to."""
+        from tune.run import cluster, crew, make_searcher, run_jobs
+        from tune.watch import Watch
 
-def _end_ablation(
-    request: Request, searcher: "JobSearcher", tracker: Tracker, console: Console, *, as_object: bool
-) -> int:
-    from tune.ablated import ablated, table
-    from tune.ablation import draw
+        request = self.request
+        workers = request.config.training.distributed.workers
+        ask = Ask.of(workers, self.options)
+        with cluster(self.options.address, dashboard=workers > 1) as nodes:
+            slot = slots(nodes, ask, request.config.search.max_concurrent)
+            hands, tags = crew(slot, ask), search_tags(request)
+            searcher = make_searcher(request, hands)
+            watch = Watch(searcher, self.console, self.tracker, request.name, tags)
+            self._begin({**tags, "kind": "search"}, watch)
+            with self.console:
+                whole = run_jobs(request, searcher, watch, slot, hands, trainable)
+        if not whole:
+            self.tracker.finish(request.name, "KILLED")
+            return self._interrupted()
+        return self._end_ablation(searcher) if request.arms else self._end(searcher)
 
-    found = ablated(request, searcher)
-    if found is not None:
+    def _begin(self, tags: dict[str, str], watch: "Watch") -> None:
+        tracker, name, places = self.tracker, self.request.name, self.request.places
+        if self.family is not None:
+            tracker.run(self.family, self.family, tags={"kind": "tracks", "search": self.family})
+        tracker.run(name, name, parent=self.family, tags=tags, params=search_params(self.request))
+        watch.settle()
+        tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
+        tracker.file(name, places.request, "config")
+        tracker.file(name, places.data_checks, "data")
+        tracker.tags(name, {"data_warnings": str(len(self.request.data.warnings))})
+
+    def _interrupted(self) -> int:
+        """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
+        own = (self.request.track, self.request.name)
+        track, name = own if self.family is None else ("all", self.family)
+        command = shlex.join(["python", "-m", "tune.search", *resume_arguments(track, name, self.options)])
+        print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
+        print(f"  {command}", file=sys.stderr)
+        return INTERRUPTED
+
+    def _end(self, searcher: "JobSearcher") -> int:
+        from tune.conclude import conclude, final_results, summary, write_summary
+        from tune.crown import crown
+
+        request, found = self.request, conclude(self.request, searcher)
+        champion = None
+        if found is not None:
+            finals = final_results(request, searcher, found.winner)
+            champion = crown(request, found, self.tracker, self.uri, finals)
+        report = summary(request, searcher, found, champion)
+        write_summary(request, report)
+        if found is not None:
+            metrics = {f"winner/{name}": value for name, value in found.winner.metrics.items()}
+            self.tracker.metrics(request.name, {**metrics, **dict(found.winner.metrics)}, 0)
+            tags = {"winner": trial_name(found.winner.number), "verdict": found.verdict}
+            self.tracker.tags(request.name, tags)
+        self._record(request.places.summary, request.places.log)
+        return self._say(report, ending(request, report), ended=found is not None)
+
+    def _end_ablation(self, searcher: "JobSearcher") -> int:
+        from tune.ablated import ablated, table
+        from tune.ablation import draw
+
+        request, found = self.request, ablated(self.request, searcher)
+        if found is None:
+            return self._say({}, f"No two arms came to a result on every seed; see {request.places.log}", ended=False)
         report = {"name": request.name, "track": request.track, **found.as_dict()}
         picture = request.places.summary.with_suffix(".png")
         write_json(request.places.summary, report)
         draw(found, picture)
-        tracker.table(request.name, table(found), "ablation.json")
-        for file in (request.places.summary, picture):
-            tracker.file(request.name, file, "result")
-        console.say(f"\n{found.as_text()}\n  {picture}")
-        if as_object:
+        self.tracker.table(request.name, table(found), "ablation.json")
+        self._record(request.places.summary, picture, request.places.log)
+        return self._say(report, f"\n{found.as_text()}\n  {picture}", ended=True)
+
+    def _record(self, *files: Path) -> None:
+        for file in files:
+            self.tracker.file(self.request.name, file, "log" if file.suffix == ".log" else "result")
+
+    def _say(self, report: dict[str, Any], text: str, *, ended: bool) -> int:
+        """The last words, as an object where that was asked for and the search speaks for itself; the exit status."""
+        self.tracker.finish(self.request.name, "FINISHED" if ended else "FAILED")
+        if self.options.json and self.family is None:
             print(json.dumps(report, indent=1))
-    else:
-        console.say(f"No arm came to a result on every seed; the log tells why: {request.places.log}")
-    tracker.file(request.name, request.places.log, "log")
-    tracker.finish(request.name, "FAILED" if found is None else "FINISHED")
-    return NO_RESULT if found is None else WON
-
-
-def _track_begin(request: Request, tracker: Tracker, tags: dict[str, str], watch: "Watch", family: str | None) -> None:
-    if family is not None:
-        tracker.run(family, family, tags={"kind": "tracks", "search": family})
-    tracker.run(request.name, request.name, parent=family, tags=tags, params=search_params(request))
-    watch.settle()
-    tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
-    tracker.file(request.name, request.places.request, "config")
-    tracker.file(request.name, request.places.data_checks, "data")
-    tracker.tags(request.name, {"data_warnings": str(len(request.data.warnings))})
-
-
-def _interrupted(request: Request, options: argparse.Namespace, family: str | None) -> int:
-    """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
-    track, name = (request.track, request.name) if family is None else ("all", family)
-    command = shlex.join(["python", "-m", "tune.search", *resume_arguments(track, name, options)])
-    print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
-    print(f"  {command}", file=sys.stderr)
-    return INTERRUPTED
+        self.console.say(text)
+        return WON if ended else NO_RESULT
 
 
 def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list[str]:
@@ -184,13 +203,3 @@ def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list
         value = getattr(options, place)
         words += [] if value is None else [f"--{place.replace('_', '-')}", str(value)]
     return words + chosen(options) + (["--json"] if options.json else [])
-
-
-def _track_end(request: Request, report: dict[str, Any], tracker: Tracker, found: "Conclusion | None") -> None:
-    if found is not None:
-        metrics = {f"winner/{name}": value for name, value in found.winner.metrics.items()}
-        tracker.metrics(request.name, {**metrics, **dict(found.winner.metrics)}, 0)
-        tracker.tags(request.name, {"winner": trial_name(found.winner.number), "verdict": found.verdict})
-    tracker.file(request.name, request.places.summary, "result")
-    tracker.file(request.name, request.places.log, "log")
-    tracker.finish(request.name, "FINISHED" if found else "FAILED")
