@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 
 from phasegpt.adapters import PhaseSettings
 from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
 from tests.phasegpt.decoders import IDS
+from tests.phasegpt.workers import on_two
 
 PHASE = PhaseSettings((1, 2), num_oscillators=8, coupling_strength=1.0, natural_freq=1.0, dt=0.1, n_sync_steps=3)
 LORA = LoraSettings(r=4, alpha=8, dropout=0.0, target_modules=("q_proj", "v_proj"))
@@ -34,25 +34,16 @@ def gradients(policy: Policy, model: nn.Module, rows: slice) -> dict[str, Tensor
     return {name: p.grad for name, p in policy.trainable().items() if p.grad is not None}
 
 
-def worker(rank: int, folder: str, meeting: str, out: str) -> None:
-    """One process of two, which computes its activations twice."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    policy = open_policy(folder, checkpointing=True)
-    found = gradients(policy, nn.parallel.DistributedDataParallel(policy.model), slice(rank, rank + 1))
-    save_file(found, f"{out}-{rank}")
-    distributed.destroy_process_group()
+def worker(folder: str) -> dict[str, Tensor]:
+    """What one of two processes finds of its row, with its activations computed twice."""
+    rank, policy = distributed.get_rank(), open_policy(folder, checkpointing=True)
+    return gradients(policy, nn.parallel.DistributedDataParallel(policy.model), slice(rank, rank + 1))
 
 
-def test_two_processes_with_checkpointed_activations_train_the_branch_as_one(
-    toy_model_dir: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "gradients"
-    given = (str(toy_model_dir), str(tmp_path / "meeting"), str(out))
-    multiprocessing.spawn(worker, given, nprocs=2)
+def test_two_processes_with_checkpointed_activations_train_the_branch_as_one(toy_model_dir: Path) -> None:
+    first, second = on_two(worker, str(toy_model_dir))
     policy = open_policy(str(toy_model_dir), checkpointing=False)
     expected = gradients(policy, policy.model, slice(0, 2))
-    first, second = load_file(f"{out}-0"), load_file(f"{out}-1")
     assert expected.keys() == first.keys() == policy.trainable().keys()
     for name, value in expected.items():
         assert torch.equal(first[name], second[name])

@@ -1,4 +1,7 @@
-"""Two processes under gloo that call one function, as two workers of a run do: without Ray, and so in a few seconds."""
+"""Two processes under gloo that call one function, as two workers of a run do: without Ray, and so in a few seconds.
+
+They are forked from a process that has imported torch and its company once for all tests, and ends with them.
+"""
 
 import multiprocessing
 import os
@@ -16,7 +19,8 @@ def on_two(call: Callable[..., Any], *arguments: Any, size: int = 2) -> list[Any
 
     Fails with the traceback of the first worker that raises.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["phasegpt.train"])
     found = context.SimpleQueue()
     port = _free_port()
     processes = [
