@@ -314,7 +314,8 @@ def test_the_best_so_far_follows_the_order_of_ends() -> None:
     assert (found.own, found.best_trial, found.found_after, found.last) == (0.7, 3, 4, 1)
     assert found.gained == pytest.approx(0.1)
     assert found.sentence() == (
-        "best 0.4 by trial-003, found after 4 of 4 fits (the config's own values: 0.7); the last quarter (1 of 4) gained 0.1"
+        "best 0.4 by trial-003, found after 4 of 4 fits (the config's own values: 0.7); "
+        "the last quarter (1 of 4) gained 0.1"
     )
 
 
