@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from phasegpt.files import read_json
-from tune.commands import Commands
+from tune.commands import Command, Commands
 from tune.console import number, short_name
 from tune.jobs import trial_name
 from tune.request import Request
@@ -90,14 +90,7 @@ def read_status(request: Request) -> Status:
     commands = Commands(places.folder).all()
     held = running(places.folder)
     with tempfile.TemporaryDirectory() as folder:
-        study = _copied(request, Path(folder))
-        for place, command in enumerate(commands):
-            if command.kind == "extend":
-                study.extend(command.trials)
-            elif command.kind == "clone" and command.trial is not None:
-                study.clone(place, command.trial, dict(command.values), command.warm)
-            elif command.kind == "finish":
-                study.finish(place)
+        study = copied_study(request, Path(folder), commands)
         trials = tuple(_trial(study, trial, list(search.objectives)) for trial in study.trials())
     verdict = read_json(places.summary)["verdict"] if places.summary.is_file() else None
     return Status(
@@ -113,13 +106,23 @@ def read_status(request: Request) -> Status:
     )
 
 
-def _copied(request: Request, folder: Path) -> Study:
-    """The study, opened from a copy: a line that its driver is just writing is cut there."""
+def copied_study(request: Request, folder: Path, commands: Sequence[Command]) -> Study:
+    """The study with what `commands` make of it, opened from a copy in `folder`: the search's own is left as it is, and
+    a line that its driver is just writing is cut in the copy alone.
+    """
     journal = request.places.folder / "study.journal"
     if journal.is_file():
         shutil.copyfile(journal, folder / "study.journal")
     search, seed = request.config.search, request.config.experiment.seed
-    return Study(request.name, folder / "study.journal", search, request.own_values(), seed)
+    study = Study(request.name, folder / "study.journal", search, request.own_values(), seed)
+    for place, command in enumerate(commands):
+        if command.kind == "extend":
+            study.extend(command.trials)
+        elif command.kind == "clone" and command.trial is not None:
+            study.clone(place, command.trial, dict(command.values), command.warm)
+        elif command.kind == "finish":
+            study.finish(place)
+    return study
 
 
 def _trial(study: Study, trial: FrozenTrial, objectives: list[str]) -> TrialStatus:
