@@ -2,7 +2,7 @@
 
 Searches over learning rate, β and dropout whose trials train nothing. The objective is the squared distance of the
 learning rate from the middle of its range (one), of learning rate and β from theirs (two), both in powers of ten with
-noise of 0.1, or noise alone (none). About ten minutes: `python tests/benchmarks/importance.py`.
+noise of 0.1, or noise alone (none). A few minutes: `python tests/benchmarks/importance.py`.
 """
 
 import math
