@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
+ENOUGH_TO_LOOK = 5
+"""Finished trials from which on a search is looked at for what it says of its parameters."""
+
 log = logging.getLogger("phasegpt")
 Trainable = Callable[[Mapping[str, Any]], None]
 
@@ -166,7 +169,22 @@ class _Drive:
             tags = {"winner": trial_name(found.winner.number), "verdict": found.verdict}
             self.tracker.tags(request.name, tags)
         self._record(request.places.summary, request.places.log)
+        self._look(sum(trial["state"] == "COMPLETE" for trial in report["trials"]))
         return self._say(report, ending(request, report), ended=found is not None)
+
+    def _look(self, finished: int) -> None:
+        """What the search says of its parameters, in pictures beside its summary and in MLflow."""
+        if finished < ENOUGH_TO_LOOK:
+            return
+        from tune.insight_summary import look, picture_folder
+
+        folder = picture_folder(self.request.places)
+        try:
+            look(self.request, folder)
+        except Exception:  # the search has ended well; python -m tune.insight tells what is wrong with its pictures
+            log.exception("no insight could be drawn")
+            return
+        self.tracker.folder(self.request.name, folder, "insight")
 
     def _end_ablation(self, searcher: "JobSearcher") -> int:
         from tune.ablated import ablated, table
