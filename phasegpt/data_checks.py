@@ -33,11 +33,12 @@ QUALITIES = ("chosen", "rejected", *COMPLEXITIES, *SUBTLETIES)
 class Rules:
     """What a file is held against; by default the schema's own values and the bundled model's tokenizer.
 
-    `strata` must be in every row; one that is not in it may be left out, which is a warning.
+    `strata` must be in every row; one of `labels` that is not among them may be left out, which is a warning.
     """
 
     domains: Sequence[str] = Data().domains
     strata: Sequence[str] = ()
+    labels: Sequence[str] = STRATA
     held_out_domains: Sequence[str] = Evaluation().held_out_domains
     prompts: str = Evaluation().prompts
     base_model: str = BUNDLED
@@ -46,10 +47,11 @@ class Rules:
 
     @classmethod
     def of(cls, config: Config) -> "Rules":
-        """Those of a config."""
+        """Those of a config, which reads the labels it stratifies by, and all where a curriculum sorts pairs."""
         return cls(
             domains=config.data.domains,
             strata=config.data.stratify_by,
+            labels=STRATA if config.training.curriculum_learning.active else config.data.stratify_by,
             held_out_domains=config.evaluation.held_out_domains,
             prompts=config.evaluation.prompts,
             base_model=config.model.base_model,
@@ -241,8 +243,8 @@ def lopsided(material: Material) -> Iterator[Finding]:
 
 
 def strata_missing(material: Material) -> Iterator[Finding]:
-    """A stratum that rows do not give."""
-    for key in STRATA:
+    """A label that rows do not give."""
+    for key in material.rules.labels:
         lines = [row.line for row in material.rows if getattr(row, key) is None]
         if lines:
             message = f"{key} is missing in {len(lines)} of {len(material.rows)} rows, first in line {lines[0]}"

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phasegpt import data_checks
+from phasegpt.config_io import load_config, track_config
 from phasegpt.data_checks import Material, Rules
 from phasegpt.data_report import check_file
 from phasegpt.metrics.words import FUNCTION_WORDS, MARKERS
@@ -411,6 +412,14 @@ def test_strata_that_are_missing_or_far_from_balanced_are_of_the_whole_file() ->
         (None, "domain: 9 rows are science, only 0 are philosophy"),
         (None, "subtlety: 4 rows are explicit, only 0 are moderate"),
     ]
+
+
+@pytest.mark.parametrize(("track", "missing"), [("a", ["complexity", "subtlety"]), ("b", [])])
+def test_labels_are_missed_only_where_the_config_reads_them(track: str, missing: list[str]) -> None:
+    config = load_config(track_config(track), overrides=["data.stratify_by=[domain]"])
+    unlabelled = some(4, complexity=None, subtlety=None)
+    messages = [message for _, message in found(data_checks.strata_missing, unlabelled, Rules.of(config))]
+    assert messages == [f"{label} is missing in 4 of 4 rows, first in line 1" for label in missing]
 
 
 def test_a_sample_is_taken_evenly_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
