@@ -86,6 +86,7 @@ def _evidence_json(evidence: Evidence) -> dict[str, Any]:
         "scorer": evidence.scorer,
         "answers": {prompt: list(texts) for prompt, texts in evidence.answers.items()},
         "better": evidence.better,
+        "finalists": evidence.finalists,
     }
 
 
