@@ -30,6 +30,7 @@ from phasegpt.runs import RunPaths, versions
 from phasegpt.shared_parts import HIDDEN
 from phasegpt.shared_store import Progress
 from phasegpt.shared_work import SharedWork
+from phasegpt.train import evaluated
 
 OF_TRAINING = ("max_length", "max_prompt_length", "bf16", "fp16", "beta")
 NOT_MEASURED = ("eval_interval", "save_best_only", "save_total_limit", "metric_for_best_model", "baseline_checkpoint")
@@ -100,7 +101,7 @@ def _read(place: Path) -> Evaluation:
 def _measured(config: Config, paths: RunPaths, half: str, bench: Workbench, on_progress: Progress | None) -> Evaluation:
     with set_up(config, paths, bench, half, on_progress) as run:
         if config.evaluation.baseline_checkpoint is None:
-            return evaluate(run.judged, run.material.shared, run.suite)
+            return evaluated(run)
         shared, pair_ids = run.material.shared, run.suite.pair_ids
     return _of_checkpoint(config, paths, bench, half, shared, pair_ids)
 

@@ -212,13 +212,16 @@ class _Record:
             self.on_step(step, values)
 
     def after_save(self, step: int, checkpoint: Path) -> None:
-        evaluation = next((made for made in self.evaluations if made.step == step), None) or self._evaluate(step)
+        made = next((evaluation for evaluation in self.evaluations if evaluation.step == step), None)
+        evaluation = made or self._evaluate(step)
         self._pause()
+        if made is not None and step >= self.total:
+            return  # the run had come to its end
         if self.on_evaluation is not None:  # of one made before a cut it is not known whether it was told
             self.on_evaluation(evaluation, checkpoint)
 
     def _evaluate(self, step: int) -> Evaluation:
-        evaluation = _evaluated(self.run, step, self.total)
+        evaluation = evaluated(self.run, step, self.total)
         scaling = scaling_metrics(self.meter.read(), self.run.suite.metrics)
         evaluation = replace(evaluation, summary={**evaluation.summary, **scaling})
         check_finite(evaluation)
@@ -251,7 +254,7 @@ class _Record:
         return max(scored, key=lambda e: (sign * e.summary[name], e.step))
 
 
-def _evaluated(run: SetUp, step: int = 0, steps: int = 0) -> Evaluation:
+def evaluated(run: SetUp, step: int = 0, steps: int = 0) -> Evaluation:
     """The suite on the policy as it stands; a run on a text has its held-out blocks where others have pairs."""
     material = run.material
     # shared work is asked for pairs alone, of which a text has none

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from phasegpt import judging
+from phasegpt.baseline import measure
 from phasegpt.cli import main
 from phasegpt.config_io import load_config, track_config
 from phasegpt.parts import Workbench
 from phasegpt.runs import run_paths
-from phasegpt.train import measure
 from tests.phasegpt.trained import Trained, train_toy
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,6 +16,7 @@ from torch import Tensor
 from phasegpt import ranks
 from phasegpt.adapters import PhaseSettings
 from phasegpt.answers import answers_of
+from phasegpt.baseline import measure
 from phasegpt.checkpoint_files import damage
 from phasegpt.config import Config
 from phasegpt.config_io import load_config, track_config
@@ -29,7 +30,7 @@ from phasegpt.parts import Workbench
 from phasegpt.runs import RunResult, run_paths
 from phasegpt.shards import whole
 from phasegpt.shared_store import Lengths, SharedStore, prepare
-from phasegpt.train import fit, measure
+from phasegpt.train import fit
 from phasegpt.trainer import train
 from tests.phasegpt.test_trainer import LORA, PHASE
 from tests.phasegpt.test_trainer import SETTINGS as LOOP
@@ -319,7 +320,8 @@ def test_a_reading_has_the_speed_of_all_workers_and_the_memory_of_each(
 def test_a_shared_run_that_was_cut_goes_on_to_the_same_end(runs: tuple[dict[str, Any], list[Any], Path]) -> None:
     for worker in runs[1]:
         assert worker["cut"]["told"][-1] == ("checkpoint-3", 3)
-        assert worker["rest"]["told"] == [("step", 4), ("step", 5), ("step", 6), ("checkpoint-6", 6)]
+        told = [("checkpoint-3", 3), ("step", 4), ("step", 5), ("step", 6), ("checkpoint-6", 6)]
+        assert worker["rest"]["told"] == told  # the one at the cut once more
         whole, rest = worker["whole"]["result"], worker["rest"]["result"]
         assert rest.training_log == whole.training_log
         assert rest.answers == whole.answers

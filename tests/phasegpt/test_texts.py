@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from phasegpt.baseline import measure
 from phasegpt.checkpoints import locate
 from phasegpt.config import Config
 from phasegpt.config_errors import ConfigError
@@ -19,7 +20,7 @@ from phasegpt.parts import RunError, Workbench
 from phasegpt.runs import RunPaths, run_paths
 from phasegpt.terms import terms_for
 from phasegpt.texts import TextError, TextExamples, block_rows, read_blocks
-from phasegpt.train import fit, measure
+from phasegpt.train import fit
 from tests.toy import toy_pairs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
