@@ -23,6 +23,8 @@ import tune.search
 from phasegpt.metrics.own import load_own
 from tests.ray_cluster import Cluster
 
+pytestmark = pytest.mark.ray
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/example.md").read_text(encoding="utf-8")
 FILES: dict[str, str] = dict(re.findall(r"^```\w+ (\S+)\n(.*?)^```$", PAGE, re.S | re.M))
@@ -66,8 +68,8 @@ def folder(toy_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def in_the_folder(folder: Path) -> Iterator[None]:
-    """This process stands in the user's folder, which is its project."""
+def in_the_folder(folder: Path, ray_cluster: Cluster) -> Iterator[None]:
+    """This process stands in the user's folder, which is its project; the cluster was there before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PHASEGPT_ROOT", str(folder))
@@ -109,9 +111,7 @@ def test_the_page_shows_every_file_and_six_commands() -> None:
     assert len(COMMANDS) == 6
 
 
-def test_the_metric_tells_each_chosen_answer_from_its_rejected_one(
-    in_the_folder: None,
-) -> None:
+def test_the_metric_tells_each_chosen_answer_from_its_rejected_one(in_the_folder: None) -> None:
     scored = load_own(OWN).function
     rows = [json.loads(line) for line in FILES["pairs.jsonl"].splitlines()]
     assert {scored(row["chosen"]) for row in rows} == {1 / 2, 1 / 3}
@@ -119,20 +119,23 @@ def test_the_metric_tells_each_chosen_answer_from_its_rejected_one(
     assert scored("Then open the door. It is red.") == 1
 
 
-@pytest.mark.ray
 def test_the_pairs_are_sound_as_the_page_says(said: Said) -> None:
     assert said.validate == printed_below(COMMANDS[0])
 
 
-@pytest.mark.ray
+def entry(plan: str, name: str) -> str:
+    """What a plan says under a name, however its lines are broken."""
+    found = re.search(rf"^  {name} .*(?:\n {{14}}.*)*", plan, re.M)
+    assert found is not None, f"no {name} in\n{plan}"
+    return " ".join(found[0].split())
+
+
 def test_the_plan_counts_pairs_and_fits_as_the_page_says(said: Said) -> None:
-    shown = printed_below(COMMANDS[1]).splitlines()
-    kept = ("  data ", "  objectives ", "  space ", "  fits ")
-    assert sum(line.startswith(kept) for line in shown) == len(kept)
-    assert [line for line in shown if line.startswith(kept) and line not in said.plan.splitlines()] == []
+    names = ("data", "checks", "objectives", "space", "sampler", "fits")
+    shown = printed_below(COMMANDS[1])
+    assert [entry(said.plan, name) for name in names] == [entry(shown, name) for name in names]
 
 
-@pytest.mark.ray
 def test_the_search_seats_a_champion_by_the_users_own_metric(said: Said, folder: Path) -> None:
     assert "Champion: phasegpt-track-b version 1 is now champion" in said.search
     report = json.loads((folder / "results/v14/track_b/first.json").read_text(encoding="utf-8"))
@@ -141,14 +144,12 @@ def test_the_search_seats_a_champion_by_the_users_own_metric(said: Said, folder:
     assert report["finalists"][0]["feasible"]
 
 
-@pytest.mark.ray
 def test_the_status_knows_the_trials_and_the_verdict(said: Said) -> None:
     assert "3 of 3 begun (3 complete)" in said.status
     assert "  best      trial-00" in said.status
     assert "  verdict   " in said.status
 
 
-@pytest.mark.ray
 def test_the_comparison_shows_both_sides_and_their_answers(said: Said, folder: Path) -> None:
     assert "models:/phasegpt-track-b/1" in said.compare
     assert OWN in said.compare
@@ -158,7 +159,6 @@ def test_the_comparison_shows_both_sides_and_their_answers(said: Said, folder: P
     assert [row["prompt"] for row in finals if row["prompt"] not in page] == []
 
 
-@pytest.mark.ray
 def test_the_champion_answers(said: Said) -> None:
     question, answer = said.generate.strip().split("\n", 1)
     assert question == f"> {shlex.split(COMMANDS[5])[-1]}"
