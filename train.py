@@ -85,10 +85,10 @@ def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
 def _main(options: argparse.Namespace) -> int:
     from phasegpt.base_model import resolve_base
     from phasegpt.config_io import load_tree, project_root
-    from tune.request import check_data, choose_profile, has_gpu, storage_folder
+    from tune.request import check_data, choose_profile, has_gpu, is_own_file, storage_folder
     from tune.wandb_sink import require_wandb
 
-    profile, reason = choose_profile(options.profile, has_gpu())
+    profile, reason = choose_profile(options.profile, has_gpu(), own=is_own_file(options.config))
     tree = load_tree(options.config, profile, overrides(options))
     config = tree.typed()
     ask = Ask.of(config.training.distributed.workers, options)

@@ -18,7 +18,7 @@ from phasegpt.adapters import adapter_hash
 from phasegpt.answers import UNPAIRED_METHOD
 from phasegpt.checkpoints import BASELINE, REFERENCE, adapter_folder
 from phasegpt.config import Config, stages
-from phasegpt.config_io import FILES, resolve
+from phasegpt.config_io import files_of, resolve
 from phasegpt.evaluate import Evaluation, evaluate
 from phasegpt.files import file_sha256, read_json, text_sha256, write_json
 from phasegpt.forward import PairModel
@@ -72,7 +72,7 @@ def depends_on(config: Config, paths: RunPaths, half: str, bench: Workbench) -> 
         "unpaired": training.method == UNPAIRED_METHOD,
         "evaluation": evaluation,
         "data": tree["data"],
-        "files": [file_sha256(resolve(_at(tree, key))) for key in FILES],
+        "files": [file_sha256(resolve(_at(tree, key))) for key in files_of(config)],
         "seed": config.experiment.seed,
         "device": device_of(config),
         "half": half,

@@ -28,6 +28,12 @@ SHIPPED = Path(__file__).parents[1] / "configs"
 TRACKS = {"a": "dpo_extended_100pairs.yaml", "b": "kto_regularized.yaml", "c": "qwen25_1.5b.yaml"}
 FILES = ("training.preference_dataset", "evaluation.prompts", "evaluation.fluency_text")
 
+
+def files_of(config: Config) -> tuple[str, ...]:
+    """The keys of FILES that a run of `config` reads: neutral prose is for perplexity alone."""
+    return FILES if "perplexity" in config.evaluation.metrics else FILES[:-1]
+
+
 NEVER_ADDED = (("training", "phase_a"), ("training", "phase_b"), ("search", "parameters", "*"))
 """What a profile changes in a track that has it, and never adds to one that has not; * is any key."""
 
@@ -190,7 +196,7 @@ class Tree:
         ]
 
     def _missing_files(self, config: Config) -> Iterator[Problem]:
-        for key in FILES:
+        for key in files_of(config):
             path = resolve(value_at(config, key))
             if not os.path.isfile(path):
                 beside = path.parent.glob("*") if os.path.isdir(path.parent) else ()

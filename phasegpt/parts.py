@@ -177,7 +177,8 @@ def suite_of(config: Config, base: Base, couples: Couples, half: str) -> Suite:
     evaluation = config.evaluation
     if judged := sorted(JUDGED.intersection(evaluation.metrics)):
         _ensure_judge(judged)
-    text = resolve(evaluation.fluency_text).read_text(encoding="utf-8")
+    wanted = "perplexity" in evaluation.metrics
+    text = resolve(evaluation.fluency_text).read_text(encoding="utf-8") if wanted else ""
     tokens = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: evaluation.fluency_tokens]
     return Suite(
         metrics=evaluation.metrics,

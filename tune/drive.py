@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
-ENOUGH_TO_LOOK = 5
-"""Finished trials from which on a search is looked at for what it says of its parameters."""
+LOOKED_AT = range(5, 201)
+"""How many finished trials a search has whose end draws its insight: fewer say nothing, more take long."""
 
 log = logging.getLogger("phasegpt")
 Trainable = Callable[[Mapping[str, Any]], None]
@@ -174,7 +174,7 @@ class _Drive:
 
     def _look(self, finished: int) -> None:
         """What the search says of its parameters, in pictures beside its summary and in MLflow."""
-        if finished < ENOUGH_TO_LOOK:
+        if finished not in LOOKED_AT:
             return
         from tune.insight_summary import look, picture_folder
 

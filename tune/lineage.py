@@ -1,10 +1,11 @@
 """Where a search comes from: commit, data, versions. What its MLflow runs are tagged with."""
 
 import subprocess
+from pathlib import Path
 
 from phasegpt.answers import read_preferences
 from phasegpt.config import config_hash
-from phasegpt.config_io import project_root, resolve
+from phasegpt.config_io import resolve
 from phasegpt.metrics.text import scorer
 from phasegpt.pairs import pairs_hash
 from tune.request import Request
@@ -37,7 +38,7 @@ def search_params(request: Request) -> dict[str, str]:
 
 
 def git_state() -> tuple[str, bool]:
-    """(commit, whether the tree differs from it); ("unknown", False) outside a checkout."""
+    """(commit of this code, whether its tree differs from it); ("unknown", False) outside a checkout."""
     try:
         commit = _git("rev-parse", "HEAD").strip()
         return commit, bool(_git("status", "--porcelain", "--untracked-files=no").strip())
@@ -46,7 +47,6 @@ def git_state() -> tuple[str, bool]:
 
 
 def _git(*words: str) -> str:
-    root = project_root()
     return subprocess.run(
-        ["git", "-C", str(root), *words], check=True, capture_output=True, text=True, timeout=10
+        ["git", "-C", str(Path(__file__).parents[1]), *words], check=True, capture_output=True, text=True, timeout=10
     ).stdout

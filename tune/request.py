@@ -16,7 +16,7 @@ from typing import Any
 from phasegpt.answers import couples_of, read_preferences, split_preferences
 from phasegpt.config import Config, value_at
 from phasegpt.config_errors import ConfigError
-from phasegpt.config_io import Tree, load_tree, project_root, resolve, track_config
+from phasegpt.config_io import SHIPPED, Tree, load_tree, project_root, resolve, track_config
 from phasegpt.config_ranges import LISTED, active
 from phasegpt.config_sections import is_text
 from phasegpt.data_checks import Rules
@@ -121,8 +121,13 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None and Path("/dev/nvidiactl").exists()
 
 
-def choose_profile(asked: str, gpu: bool) -> tuple[str | None, str]:
-    """The profile to lay on the track and why: `auto` takes laptop where there is no GPU, `none` none."""
+def choose_profile(asked: str, gpu: bool, *, own: bool = False) -> tuple[str | None, str]:
+    """The profile to lay on the track and why: `auto` takes laptop where there is no GPU, `none` none.
+
+    A file of one's `own` runs as it is written: the profile would put another model and other lengths in its place.
+    """
+    if asked == "auto" and own:
+        return None, "no profile: your own config, as written (--profile laptop fits it to two cores)"
     if asked == "none":
         return None, "no profile: the track's own settings"
     if asked != "auto":
@@ -130,6 +135,11 @@ def choose_profile(asked: str, gpu: bool) -> tuple[str | None, str]:
     if gpu:
         return None, "no profile: a GPU is here"
     return "laptop", "profile laptop: no GPU here (--profile none runs the track's own settings)"
+
+
+def is_own_file(config: str | None) -> bool:
+    """Whether a config is a file of the user's, none of those that come with the code."""
+    return config is not None and not Path(config).resolve().is_relative_to(SHIPPED)
 
 
 def new_request(
@@ -147,7 +157,7 @@ def new_request(
 
     Raises RequestError with every problem of config and data, or where `name` is taken.
     """
-    chosen, reason = choose_profile(profile, has_gpu() if gpu is None else gpu)
+    chosen, reason = choose_profile(profile, has_gpu() if gpu is None else gpu, own=is_own_file(config))
     laid: list[str | tuple[str, Any, str]] = [*overrides, *([("search.parameters", {}, "--ablate")] if ablate else [])]
     try:
         tree = load_tree(config or track_config(track), chosen, laid)

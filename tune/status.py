@@ -22,7 +22,7 @@ STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSta
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """One trial: `step` and `metrics` are those of its last evaluation."""
+    """One trial: `step` and `metrics` are those of its last evaluation; `kept` whether it broke no constraint."""
 
     number: int
     state: str
@@ -31,6 +31,7 @@ class TrialStatus:
     step: int | None
     metrics: Mapping[str, float]
     why: str
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ class Status:
     verdict: str | None
 
     def best(self) -> TrialStatus | None:
-        """The finished trial with the best first objective."""
+        """The finished trial with the best first objective, of those that keep the constraints if there are any."""
         name, way = next(iter(self.objectives.items()))
         done = [trial for trial in self.trials if trial.state == "complete" and name in trial.metrics]
+        done = [trial for trial in done if trial.kept] or done
         return min(done, key=lambda t: t.metrics[name] * (-1 if way == "max" else 1), default=None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -138,4 +140,5 @@ def _trial(study: Study, trial: FrozenTrial, objectives: list[str]) -> TrialStat
         step=None if METRICS in attributes else last,
         metrics={name: metrics[name] for name in objectives if name in metrics},
         why=attributes.get(WHY, ""),
+        kept=all(violation <= 0 for violation in trial.constraints.values()),
     )

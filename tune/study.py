@@ -77,6 +77,7 @@ class Study:
         self._running: dict[int, optuna.Trial] = {}
         self._queue_first_points()
         self._again = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
+        self._asked_for = len(self.trials())
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial that was asked for, by number."""
@@ -84,7 +85,8 @@ class Study:
 
     def trial(self, number: int) -> FrozenTrial:
         """The trial of a number."""
-        return self._study.get_trials(deepcopy=False)[number]
+        storage = self._study._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
 
     def values(self, trial: FrozenTrial | optuna.Trial) -> Values:
         """The values of a trial by key, as a config holds them, and what a command laid beside the searched ones.
@@ -104,12 +106,15 @@ class Study:
 
     def asked(self) -> int:
         """How many trials were asked for."""
-        return len(self.trials())
+        return self._asked_for
 
     def new(self) -> Asked | None:
         """A trial that was never asked for, or None when the budget is spent."""
         number = self.asked()
-        return None if number >= self.budget else self._with_values(self._study.ask())
+        if number >= self.budget:
+            return None
+        self._asked_for += 1
+        return self._with_values(self._study.ask())
 
     def again(self, number: int) -> Asked:
         """A trial that was asked before and has not ended."""

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from phasegpt.config import config_hash
+from phasegpt.config_io import track_config
 from tests.toy import toy_pairs, toy_prompts, write_jsonl
 from tests.tune.conftest import ToyRequest
-from tune.request import RequestError, choose_profile, new_request, resumed_request
+from tune.request import RequestError, choose_profile, is_own_file, new_request, resumed_request
 
 
 def refusal(make: ToyRequest, *sets: str, name: str = "toy") -> str:
@@ -44,6 +45,17 @@ def test_without_a_name_the_search_is_called_after_its_track_and_the_time(toy_se
     request = new_request("b", profile="laptop", overrides=toy_sets, storage=str(tmp_path))
     assert request.name[:2] == "b-"
     assert len(request.name) == len("b-20260101-120000")
+
+
+def test_a_config_of_ones_own_runs_as_it_is_written(tmp_path: Path) -> None:
+    assert choose_profile("auto", gpu=False, own=True) == (
+        None, "no profile: your own config, as written (--profile laptop fits it to two cores)",
+    )  # fmt: skip
+    assert choose_profile("laptop", gpu=False, own=True)[0] == "laptop"
+    (tmp_path / "mine.yaml").write_text("")
+    assert is_own_file(str(tmp_path / "mine.yaml"))
+    assert not is_own_file(str(track_config("a")))
+    assert not is_own_file(None)
 
 
 @pytest.mark.parametrize(
