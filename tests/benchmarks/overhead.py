@@ -143,6 +143,7 @@ def busy(slots: int, seconds: float, rounds: int = 4) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / SECONDS).write_text(str(seconds))
             words = ["--address", context.address_info["address"], "--sampler", "random"]
+            words += ["--max-concurrent", str(slots), "--cpus-per-worker", "1"]
             row = ours(slots * rounds, Path(folder), *words)
     finally:
         ray.shutdown()

@@ -316,10 +316,10 @@ def test_a_resumed_search_asked_what_an_undisturbed_one_asks(
 ) -> None:
     assert cut_and_resumed[2] == 0
     request = toy_request()
-    trials = place.study("cut", request).trials()
+    study = place.study("cut", request)
     undisturbed = Study("cut", tmp_path / "study.journal", request.config.search, request.own_values(), seed=42)
-    for trial in trials:
+    for trial in study.trials():
         asked = undisturbed.ask()
         assert asked is not None
-        assert asked.values == trial.params
+        assert asked.values == study.values(trial)
         undisturbed.complete(asked.number, {"eval_loss": trial.value}, {})
