@@ -81,7 +81,8 @@ def fit(
     """Run `config` to its end and write its checkpoints, log and results to `paths`; the result is what was written.
 
     `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk, and again
-    for the one that a cut run goes on from; it may raise to end the run early, on all workers if on one. `half` says which evaluation prompts judge (search or final).
+    for the one that a cut run goes on from; it may raise to end the run early, on all workers if on one. `half` says
+    which evaluation prompts judge (search or final).
     With `until` the run pauses at its first evaluation at or after that step, unless it is its last, and raises Paused.
     `start` is a checkpoint folder whose weights the last stage begins with, in place of the reference's.
     `launched` is when the run was asked for (`time.time()`, None: now), from which its start-up counts. A run that was
