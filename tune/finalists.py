@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from phasegpt.config_search import Search
-from phasegpt.metrics.declared import Direction
+from phasegpt.metrics.declared import DECLARED, Direction
 from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, paired_gain, runs_interval
 from tune.pareto import preference, upward
 from tune.space import Values
@@ -138,10 +138,19 @@ def judge(
         scores=scores,
         metrics=metrics,
         violations=violations(search, metrics, baseline["metrics"]),
-        interval=runs_interval(scores) if len(mean_by_prompt(scores)) > 1 else None,
+        interval=_interval(scores, objective) if len(mean_by_prompt(scores)) > 1 else None,
         gain=None if own_scores is None else _gain(scores, own_scores, direction, comparisons),
         over_baseline=_gain(scores, [prompt_scores(baseline, objective)], direction, comparisons),
     )
+
+
+def _interval(scores: Runs, metric: str) -> Interval:
+    """Of the mean score, cut to the range that the metric is declared to have: no mean lies outside."""
+    found = runs_interval(scores)
+    if metric not in DECLARED:
+        return found
+    declared = DECLARED[metric]
+    return replace(found, low=max(found.low, declared.low), high=min(found.high, declared.high))
 
 
 def with_p_best(search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:

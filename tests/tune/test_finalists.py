@@ -122,6 +122,13 @@ def test_a_finalist_is_the_mean_of_its_seeds_paired_with_the_own_values_by_promp
     assert judged.over_baseline.wins.rate == 1.0
 
 
+def test_the_interval_of_a_mean_stays_inside_the_range_of_its_metric() -> None:
+    apart = [result({"p1": 0.1, "p2": 0.0, "p3": 0.2}), result({"p1": 0.9, "p2": 0.8, "p3": 1.0})]
+    judged = judge(search(), candidate(3, 0.9), [1042, 1043], apart, OWN, BASELINE)
+    assert judged.interval is not None
+    assert (judged.interval.low, judged.interval.high) == (0.0, 1.0)
+
+
 def test_the_gain_of_a_minimised_objective_is_positive_when_it_falls() -> None:
     falling = search(objectives={"spiral_score": "min"})
     judged = judge(falling, candidate(3, 0.9), [1], [result({"p1": 0.1, "p2": 0.1, "p3": 0.3})], OWN, BASELINE)
