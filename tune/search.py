@@ -150,7 +150,7 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
         if request.config.logging.use_wandb:
             require_wandb()
     if options.plan:
-        return max(_print_plan(request, options) for request in requests)
+        return _print_plans(requests, options)
     for request in requests:
         resolve_base(request.config.model.base_model, project_root())
     fetched = [_with_fetched(request, options.tracking_uri) for request in requests]
@@ -216,16 +216,21 @@ def _request(options: argparse.Namespace, track: str, name: str | None, resume: 
     )
 
 
-def _print_plan(request: "Request", options: argparse.Namespace) -> int:
+def _print_plans(requests: "Sequence[Request]", options: argparse.Namespace) -> int:
+    """The plan of a search; of several tracks one after another, as JSON a list of them."""
     from tune.plan import as_json, make_plan
     from tune.plan_text import as_text
 
     if options.measure:
         from tune.measure_rate import measure_for
 
-        print(measure_for(request.config), file=sys.stderr)
-    plan = make_plan(request, Ask.of(request.config.training.distributed.workers, options))
-    print(json.dumps(as_json(plan), indent=1) if options.json else as_text(plan))
+        print(measure_for(requests[0].config), file=sys.stderr)
+    plans = [make_plan(r, Ask.of(r.config.training.distributed.workers, options)) for r in requests]
+    if options.json:
+        objects = [as_json(plan) for plan in plans]
+        print(json.dumps(objects if options.track == ALL else objects[0], indent=1))
+    else:
+        print("\n\n".join(map(as_text, plans)))
     return WON
 
 

@@ -1,5 +1,6 @@
 """The command line of a search as a process: help, plan, and one clear message for each mistake."""
 
+import json
 import os
 import resource
 import subprocess
@@ -54,6 +55,13 @@ def test_help_is_quick_and_shows_commands_to_copy() -> None:
     assert "python -m tune.search --track b --plan" in done.stdout
     assert done.stdout.endswith("heavy:\n")
     assert processor_seconds() - before < 1
+
+
+def test_the_plan_of_all_tracks_is_one_object_a_track(tmp_path: Path) -> None:
+    done = run("--track", "all", "--profile", "laptop", "--storage", str(tmp_path), "--plan", "--json")
+    assert done.returncode == 0, done.stderr
+    plans = json.loads(done.stdout.rpartition("heavy:")[0])
+    assert [plan["track"] for plan in plans] == ["a", "b", "c"]
 
 
 def test_a_plan_takes_under_five_seconds_imports_nothing_heavy_and_starts_nothing(
