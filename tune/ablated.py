@@ -7,7 +7,18 @@ from typing import Any
 from phasegpt.config import METRICS
 from phasegpt.files import read_json
 from phasegpt.runs import run_paths
-from tune.ablation import KL, Ablation, Evaluated, common_kl, compared, last_shared_step, scores_at_kl, until_step
+from phasegpt.statistics import mean_by_prompt
+from tune.ablation import (
+    KL,
+    Ablation,
+    Evaluated,
+    Measured,
+    common_kl,
+    compared,
+    last_shared_step,
+    scores_at_kl,
+    until_step,
+)
 from tune.arms import Arm
 from tune.finalists import prompt_scores
 from tune.jobs import Job
@@ -48,14 +59,13 @@ def put_together(
         [_mean(of_arm, metric) or 0.0 for of_arm in cut], spent, METRICS.get(metric, way),
     )  # fmt: skip
     kl = common_kl(runs, step) if all(value is not None for value in spent) else None
-    at_kl = []
+    at_kl: list[Measured] = []
     reference_known = request.config.evaluation.baseline_checkpoint is None
-    if kl is not None and reference_known and prompt_scores(runs[0][0][-1], metric):
-        at_kl = compared(
-            labels, values,
-            [[scores_at_kl(run, baseline, metric, kl) for run in of_arm] for of_arm in cut],
-            [0.0] * len(arms), [kl] * len(arms), METRICS.get(metric, way),
-        )  # fmt: skip
+    if kl is not None and reference_known:
+        scores = [[scores_at_kl(run, baseline, metric, kl) for run in of_arm] for of_arm in cut]
+        if all(len(mean_by_prompt(of_arm)) > 1 for of_arm in scores):
+            unused, spent_alike = [0.0] * len(arms), [kl] * len(arms)
+            at_kl = compared(labels, values, scores, unused, spent_alike, METRICS.get(metric, way))
     return Ablation(
         metric=metric,
         better=METRICS.get(metric, way),
