@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
@@ -17,10 +16,10 @@ from phasegpt import ranks
 from phasegpt.adapters import adapter_hash
 from phasegpt.answers import UNPAIRED_METHOD
 from phasegpt.checkpoints import BASELINE, REFERENCE, adapter_folder
-from phasegpt.config import Config, stages
+from phasegpt.config import Config, stages, value_at
 from phasegpt.config_io import files_of, resolve
 from phasegpt.evaluate import Evaluation, evaluate
-from phasegpt.files import file_sha256, read_json, text_sha256, write_json
+from phasegpt.files import file_sha256, text_sha256, write_json
 from phasegpt.forward import PairModel
 from phasegpt.metrics.declared import is_own
 from phasegpt.metrics.text import scorer
@@ -30,7 +29,7 @@ from phasegpt.runs import RunPaths, versions
 from phasegpt.shared_parts import HIDDEN
 from phasegpt.shared_store import Progress
 from phasegpt.shared_work import SharedWork
-from phasegpt.train import evaluated
+from phasegpt.train import evaluated, read_evaluation
 
 OF_TRAINING = ("max_length", "max_prompt_length", "bf16", "fp16", "beta")
 NOT_MEASURED = ("eval_interval", "save_best_only", "save_total_limit", "metric_for_best_model", "baseline_checkpoint")
@@ -53,7 +52,7 @@ def measure(
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock") if ranks.first() else nullcontext():
         if ranks.by_first(place.is_file):
-            return _read(place)
+            return read_evaluation(place)
         found = _measured(last, paths, half, workbench, on_progress)
         if ranks.first():
             write_json(place, asdict(found))
@@ -72,7 +71,7 @@ def depends_on(config: Config, paths: RunPaths, half: str, bench: Workbench) -> 
         "unpaired": training.method == UNPAIRED_METHOD,
         "evaluation": evaluation,
         "data": tree["data"],
-        "files": [file_sha256(resolve(_at(tree, key))) for key in files_of(config)],
+        "files": [file_sha256(resolve(value_at(config, key))) for key in files_of(config)],
         "seed": config.experiment.seed,
         "device": device_of(config),
         "half": half,
@@ -86,16 +85,6 @@ def _adapter(key: str, name: str | None, config: Config, paths: RunPaths) -> str
     if not name or (key == REFERENCE and not name.startswith("models:") and not os.path.isdir(resolve(name))):
         return ""
     return adapter_hash(adapter_folder(key, name, paths.references, config.model.base_model))
-
-
-def _at(tree: Mapping[str, Any], key: str) -> Any:
-    section, name = key.split(".")
-    return tree[section][name]
-
-
-def _read(place: Path) -> Evaluation:
-    stored = read_json(place)
-    return Evaluation(**{**stored, "answers": tuple(stored["answers"]), "pairs": tuple(stored["pairs"])})
 
 
 def _measured(config: Config, paths: RunPaths, half: str, bench: Workbench, on_progress: Progress | None) -> Evaluation:

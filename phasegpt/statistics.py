@@ -77,6 +77,11 @@ class Gain(Interval):
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] over {self.n} prompts{self.beside}"
 
     @property
+    def word(self) -> str:
+        """What the interval says: better, worse or not distinguishable."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "not distinguishable"
+
+    @property
     def beside(self) -> str:
         """Ratio and win rate as text, to stand behind the gain; empty where there is none."""
         ratio = "" if self.ratio is None else f", ratio {self.ratio:.2f}"

@@ -200,7 +200,7 @@ class _Record:
     def _stored(self) -> list[Evaluation]:
         newest = newest_checkpoint(self.paths.checkpoints)
         reached = checkpoint_step(newest) if newest else 0
-        stored = [_read_evaluation(path) for path in sorted(self.folder.glob("step-*.json"))]
+        stored = [read_evaluation(path) for path in sorted(self.folder.glob("step-*.json"))]
         return [evaluation for evaluation in stored if evaluation.step <= reached]
 
     def evaluation_seconds(self) -> float:
@@ -276,7 +276,8 @@ def check_finite(evaluation: Evaluation) -> None:
         )
 
 
-def _read_evaluation(path: Path) -> Evaluation:
+def read_evaluation(path: Path) -> Evaluation:
+    """An evaluation as it was kept."""
     stored = read_json(path)
     return Evaluation(**{**stored, "answers": tuple(stored["answers"]), "pairs": tuple(stored["pairs"])})
 

@@ -152,8 +152,8 @@ def _line(arm: Measured) -> str:
     said += f"  P(best) {arm.best:.2f}" if arm.best is not None else ""
     if arm.gain is None:
         return said
-    sure = "better" if arm.gain.low > 0 else "worse" if arm.gain.high < 0 else "not distinguishable"
-    return f"{said}  over the first {arm.gain.mean:+.3f} [{arm.gain.low:+.3f}, {arm.gain.high:+.3f}]: {sure}"
+    span = f"[{arm.gain.low:+.3f}, {arm.gain.high:+.3f}]"
+    return f"{said}  over the first {arm.gain.mean:+.3f} {span}: {arm.gain.word}"
 
 
 def draw(found: Ablation, path: Path) -> None:

@@ -14,10 +14,10 @@ from phasegpt.config_errors import ConfigError, Problem
 from phasegpt.config_io import Tree
 from phasegpt.yaml_places import read_text
 from tune.console import number, short_name
+from tune.smaller import ACCUMULATION, BATCH
 from tune.space import Values
 
 LAMBDA, METHOD = "training.kto_lambda", "training.method"
-BATCH, ACCUMULATION = "training.batch_size", "training.gradient_accumulation_steps"
 
 
 @dataclass(frozen=True)

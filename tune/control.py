@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phasegpt.config_io import TRACKS
 from tune.commands import Command, give
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from tune.status import Status
 
 DONE, BAD_INPUT = 0, 2
-TRACKS = ("a", "b", "c")
 
 EXAMPLES = """examples:
   python -m tune.search status b-20260101-120000

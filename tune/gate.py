@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from phasegpt.config_io import TRACKS
 from phasegpt.metrics.declared import DECLARED, Direction
 from phasegpt.metrics.text import TEXT_METRICS, VERSIONED, scorer
 from phasegpt.statistics import Gain, paired_gain
 
-TRACKS = ("a", "b", "c")
 CHAMPION, PREVIOUS = "champion", "previous"
 
 Scores = Mapping[str, Mapping[str, Sequence[float | None]]]

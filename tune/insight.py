@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tune.control import BAD_INPUT, DONE, TRACKS, find
+from phasegpt.config_io import TRACKS
+from tune.control import BAD_INPUT, DONE, find
 
 EXAMPLES = """examples:
   python -m tune.insight b-20260101-120000

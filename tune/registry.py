@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, cast
 
 from filelock import FileLock
 
-from phasegpt.config_io import project_root
+from phasegpt.config_io import TRACKS, project_root
 from tune.delivery import open_client, tracking_uri, without_credentials
 from tune.gate import (
     CHAMPION,
     PREVIOUS,
-    TRACKS,
     Candidate,
     Champion,
     Decision,

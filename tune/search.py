@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from phasegpt.config_io import TRACKS
 from tune.capacity import Ask, add_options, shared_by
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tune.request import Request
 
 WON, BAD_INPUT, INTERRUPTED = 0, 2, 130
-TRACKS, ALL = ("a", "b", "c"), "all"
+ALL = "all"
 VERBS = ("status", "stop", "extend", "clone")
 """First words that speak to a search there is; `tune.control` has them."""
 

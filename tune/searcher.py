@@ -121,13 +121,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         for place, command in self._commands.unread() if self._commands is not None else ():
             log.info("command %d: %s", place, command)
             self._finals = None  # with more trials there may be other finalists
-            if command.kind == "extend":
-                self.study.extend(command.trials)
-            elif command.kind == "finish":
-                self.study.finish(place)
-            elif command.kind == "clone" and command.trial is not None:
-                self.study.clone(place, command.trial, dict(command.values), command.warm)
-            elif command.kind == "stop" and command.trial is not None:
+            self.study.obey(place, command)
+            if command.kind == "stop" and command.trial is not None:
                 self._stop(command.trial)
             elif command.kind == "interrupt" and not first:
                 os.kill(os.getpid(), signal.SIGINT)

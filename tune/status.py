@@ -118,12 +118,7 @@ def copied_study(request: Request, folder: Path, commands: Sequence[Command]) ->
     search, seed = request.config.search, request.config.experiment.seed
     study = Study(request.name, folder / "study.journal", search, request.own_values(), seed)
     for place, command in enumerate(commands):
-        if command.kind == "extend":
-            study.extend(command.trials)
-        elif command.kind == "clone" and command.trial is not None:
-            study.clone(place, command.trial, dict(command.values), command.warm)
-        elif command.kind == "finish":
-            study.finish(place)
+        study.obey(place, command)
     return study
 
 

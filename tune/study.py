@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from phasegpt.config_ranges import active
 from phasegpt.config_search import Search
+from tune.commands import Command
 from tune.journal import cut_torn_tail
 from tune.space import Values, as_params, budget, draw, first_points
 
@@ -149,6 +150,15 @@ class Study:
     def _asked(self, trial: optuna.Trial) -> Asked:
         attributes = trial.user_attrs
         return Asked(trial.number, self.values(trial), attributes.get(ORIGIN, SAMPLED), attributes.get(WARM))
+
+    def obey(self, place: int, command: Command) -> None:
+        """What command number `place` of a search means for its trials; other commands concern what runs."""
+        if command.kind == "extend":
+            self.extend(command.trials)
+        elif command.kind == "finish":
+            self.finish(place)
+        elif command.kind == "clone" and command.trial is not None:
+            self.clone(place, command.trial, dict(command.values), command.warm)
 
     def extend(self, trials: int) -> None:
         """So many trials more; said again in every process that opens the study."""

@@ -156,7 +156,6 @@ def as_text(found: Sequence[TrackResult]) -> str:
             said += f"  {result.interval.mean:.3f} [{result.interval.low:.3f}, {result.interval.high:.3f}]"
         said += "" if result.p_best is None else f"  P(best) {result.p_best:.2f}"
         if result.gain is not None:
-            sure = "better" if result.gain.low > 0 else "worse" if result.gain.high < 0 else "not distinguishable"
-            said += f"  against track {found[0].track} {result.gain.mean:+.3f}: {sure}"
+            said += f"  against track {found[0].track} {result.gain.mean:+.3f}: {result.gain.word}"
         lines += [said, f"           {result.verdict}"]
     return "\n".join(lines)
