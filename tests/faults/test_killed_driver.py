@@ -19,13 +19,13 @@ import pytest
 
 from phasegpt.files import read_json
 from tests.noop import BEGUN, SECONDS, loss
+from tests.processes import MARK, marked
 from tune.request import resumed_request
 from tune.study import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-MARK = "PHASEGPT_TEST_MARK"
 PATIENCE = 300
 SETS = [
     "search.objectives={eval_loss: min}",
@@ -65,16 +65,9 @@ class Place:
         log = self.folder / BEGUN
         return log.read_text().splitlines() if log.is_file() else []
 
-    def left(self) -> list[int]:
-        """The processes that carry the mark."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes():
-                    found.append(int(process.name))
-            except OSError:
-                continue
-        return found
+    def left(self) -> list[str]:
+        """The command lines of processes that carry the mark."""
+        return marked(self.mark)
 
     def kill_after(self, process: subprocess.Popen[str], jobs: int, delay: float) -> None:
         """SIGKILL the driver a while after so many jobs have begun in all; then wait until its Ray has gone too."""

@@ -21,6 +21,7 @@ import pytest
 
 from phasegpt.files import read_json
 from phasegpt.metrics.text import scorer
+from tests.processes import MARK, marked
 from tests.ray_cluster import Cluster
 from tests.tune.conftest import ToyRequest
 from tune.study import Study
@@ -33,7 +34,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-MARK = "PHASEGPT_TEST_MARK"
 PATIENCE = 400
 RATES = (1e-3, 3e-3, 1e-9, 1e30)
 """Learning rates of the grid: the config's own, a better one, one that learns nothing, one that is too high."""
@@ -70,14 +70,7 @@ class Place:
 
     def left(self) -> list[str]:
         """The command lines of processes that carry the mark."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
-        return found
+        return marked(self.mark)
 
     def results(self, name: str) -> Path:
         return self.folder / "store/results/v14/track_b" / name
