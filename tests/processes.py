@@ -1,5 +1,6 @@
 """Processes that tests start, told by a mark in their environment: Ray's and its workers inherit it."""
 
+import socket
 from pathlib import Path
 
 MARK = "PHASEGPT_TEST_MARK"
@@ -15,3 +16,10 @@ def marked(mark: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -113,7 +113,7 @@ class Tracker:
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of a run, once its `run` event has been sent."""
-        return self._delivery.run_ids.get(key)
+        return self._delivery.run_id(key)
 
     def left(self) -> list[str]:
         """The keys of runs that an earlier driver left RUNNING and that nobody has taken up or ended since."""
