@@ -1,10 +1,12 @@
 """Addresses of databases, for MLflow or for a study: is the driver here? Imports nothing for other addresses."""
 
+from tune.spool import TrackingError
+
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 EXTRA = 'pip install "phasegpt-tune[postgres]"'
 
 
-class DatabaseError(ValueError):
+class DatabaseError(TrackingError):
     """An address of a database that cannot be used here; the message names the cure and no password."""
 
 

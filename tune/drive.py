@@ -22,7 +22,7 @@ from phasegpt.logs import log_to
 from tune import environment
 from tune.capacity import Ask, chosen, slots
 from tune.console import Console
-from tune.delivery import tracking_uri
+from tune.delivery import tracking_uri, without_credentials
 from tune.ending import ending
 from tune.finalists import most_finals
 from tune.jobs import trial_name
@@ -30,6 +30,7 @@ from tune.lineage import search_params, search_tags
 from tune.request import Request, RequestError
 from tune.space import budget
 from tune.spool import SPOOL
+from tune.sync import left_behind
 from tune.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     console.say(f"{request.name}: {request.profile_reason}")
     for warning in request.warnings:
         console.say(warning)
+    if (unsent := left_behind(request.places.storage, request.places.folder)) is not None:
+        console.say(unsent)
     uri = tracking_uri(project_root(), options.tracking_uri)
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
     try:
@@ -80,9 +83,12 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     finally:
         waiting = tracker.close(timeout=60)
         if waiting:
-            console.say(
-                f"{waiting} rows wait for MLflow; send them with: python -m tune.tracking sync {request.places.folder}"
-            )
+            console.say(_unsent(waiting, tracker.trouble, request.places.folder))
+
+
+def _unsent(events: int, trouble: str, folder: Path) -> str:
+    command = shlex.join(["python", "-m", "tune.tracking", "sync", str(folder)])
+    return f"{events} events wait for MLflow{trouble and f' ({trouble})'}; send them with: {command}"
 
 
 def jobs_of(request: Request) -> int:
@@ -219,5 +225,5 @@ def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list
     words = ["--track", track, "--resume", name]
     for place in ("storage", "tracking_uri", "address"):
         value = getattr(options, place)
-        words += [] if value is None else [f"--{place.replace('_', '-')}", str(value)]
+        words += [] if value is None else [f"--{place.replace('_', '-')}", without_credentials(str(value))]
     return words + chosen(options) + (["--json"] if options.json else [])

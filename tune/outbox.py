@@ -30,7 +30,8 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 class Outbox:
     """What waits for MLflow. `left` holds the keys of runs that earlier writers of the spool began and did not end,
-    `told` the metrics that they said of those, `trouble` why events wait, as far as an attempt has said so.
+    `told` the metrics that they said of those, `trouble` why events wait now, as the last
+    attempt had it, and `denied` whether that is for want of the right credentials.
 
     Raises TrackingError when made on a damaged spool or one in use; nothing later. While it is open, MLflow's own HTTP
     retries are off: they could create a run twice, and the thread retries anyway.
@@ -50,7 +51,7 @@ class Outbox:
         self.left, self.told = unfinished(events), told_metrics(events)
         self._changed = threading.Condition()
         self._hurry_until, self._closing = 0.0, False
-        self.trouble, self._unknown = "", False
+        self.trouble, self.denied = "", False
         self._alone_until = 0
         self._retries_before = os.environ.get(RETRIES)
         os.environ[RETRIES] = "0"
@@ -149,7 +150,7 @@ class Outbox:
     def _done(self, count: int) -> None:
         self._progress.done(count)
         if self.trouble:
-            self.trouble = ""
+            self.trouble, self.denied = "", False
             log.info("MLflow answers again")
         with self._changed:
             for _ in range(count):
@@ -158,11 +159,11 @@ class Outbox:
 
     def _wait_for_server(self, error: Exception, pause: float) -> float:
         """Say why events wait, once for each kind of trouble; the pause before the next attempt."""
-        before, self.trouble = self.trouble, without_credentials(reason(error))[:REASON]
-        if not before or unauthorized(error) != self._unknown:
+        before, self.trouble = (self.trouble, self.denied), without_credentials(reason(error))[:REASON]
+        self.denied = unauthorized(error)
+        if not before[0] or before[1] != self.denied:
             place = without_credentials(self._delivery.uri)
             log.warning("MLflow at %s: %s; events wait in %s and are sent later", place, self.trouble, self._spool)
-        self._unknown = unauthorized(error)
         return min(max(FIRST_PAUSE, 2 * pause), LAST_PAUSE)
 
     def _refuse(self, event: Event, error: Exception) -> None:
