@@ -8,18 +8,20 @@ It notes every request that it gets, and fails those of a plan: {number of the r
 - 500, 503: answered without the server
 - after 500: the server does the work, and the answer is 500
 - cut: the server does the work, and the connection is closed without an answer
+- kill: the server is killed, and started again after a while: `restart` does so
 """
 
 import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any, Literal
 
-How = Literal["refuse", "hang", "late", "500", "503", "after 500", "cut"]
+How = Literal["refuse", "hang", "late", "500", "503", "after 500", "cut", "kill"]
 HELD = 4.0
 """Seconds that a request which hangs is held: longer than the clients of tests wait."""
 CLIENT_WAITS = "2"
@@ -32,9 +34,9 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port: int, plan: Mapping[int, How] | None = None, token: str | None = None) -> None:
+    def __init__(self, port: int, plan: Mapping[int, How], token: str | None, restart: Callable[[], None]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.port, self.plan, self.token = port, dict(plan or {}), token
+        self.port, self.plan, self.token, self.restart = port, dict(plan), token, restart
         self.away: How | None = None
         self.requests: list[tuple[str, str]] = []
         self.failed: list[tuple[int, How, str]] = []
@@ -63,8 +65,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         how = self.server.fate(self.command, self.path)
-        if how == "refuse":
+        if how in ("refuse", "kill"):
             self._close()
+            if how == "kill":
+                self.server.restart()
             return
         body = self._body()
         if how in ("hang", "late"):
@@ -137,9 +141,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def before(port: int, plan: Mapping[int, How] | None = None, token: str | None = None) -> Iterator[Proxy]:
+def before(
+    port: int,
+    plan: Mapping[int, How] = MappingProxyType({}),
+    token: str | None = None,
+    restart: Callable[[], None] = lambda: None,
+) -> Iterator[Proxy]:
     """A proxy before a server on `port` while the block lasts."""
-    with Proxy(port, plan, token) as proxy:
+    with Proxy(port, plan, token, restart) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         yield proxy
