@@ -5,7 +5,7 @@ It notes every request that it gets, and fails those of a plan: {number of the r
 - refuse: the connection is closed before anything is read
 - hang: the request is read and never answered
 - late: as hang, and the server gets it once the client has given up
-- 500, 503: answered without the server
+- 400, 404, 500, 503: answered without the server
 - after 500: the server does the work, and the answer is 500
 - cut: the server does the work, and the connection is closed without an answer
 - kill: the server is killed, and started again after a while: `restart` does so
@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 from typing import Any, Literal
 
-How = Literal["refuse", "hang", "late", "500", "503", "after 500", "cut", "kill"]
+How = Literal["refuse", "hang", "late", "400", "404", "500", "503", "after 500", "cut", "kill"]
 HELD = 4.0
 """Seconds that a request which hangs is held: longer than the clients of tests wait."""
 CLIENT_WAITS = "2"
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             if how == "late":
                 self._ask(body)
             self._close()
-        elif how in ("500", "503"):
+        elif how is not None and how.isdigit():
             self._answer(int(how), b"Service Unavailable", {})
         elif self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self._answer(401, json.dumps({"error_code": "UNAUTHENTICATED", "message": "no token"}).encode(), {})
