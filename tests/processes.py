@@ -1,6 +1,8 @@
 """Processes that tests start, told by a mark in their environment: Ray's and its workers inherit it."""
 
+import random
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "PHASEGPT_TEST_MARK"
@@ -19,7 +21,9 @@ def marked(mark: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A loopback port that nobody listens on, below those that the system gives to whoever asks for any."""
+    while True:
+        port = random.randint(20000, 32000)  # noqa: S311 - not for secrets
+        with suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port

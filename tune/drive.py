@@ -22,6 +22,7 @@ from phasegpt.logs import log_to
 from tune import environment
 from tune.capacity import Ask, chosen, slots
 from tune.console import Console
+from tune.databases import held
 from tune.delivery import tracking_uri, without_credentials
 from tune.ending import ending
 from tune.finalists import most_finals
@@ -55,12 +56,20 @@ def drive(
     """
     request.places.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(request.places.folder / "driver.lock", timeout=0), log_to(request.places.log):
+        with (
+            FileLock(request.places.folder / "driver.lock", timeout=0),
+            held(request.study_url, request.study[0]) as alone,
+            log_to(request.places.log),
+        ):
+            if not alone:
+                raise _busy(request)
             return _run_alone(request, options, trainable, family)
     except Timeout:
-        raise RequestError(
-            f"{request.name} is being run by another process; wait for it or take another --name"
-        ) from None
+        raise _busy(request) from None
+
+
+def _busy(request: Request) -> RequestError:
+    return RequestError(f"{request.name} is being run by another process; wait for it or take another --name")
 
 
 def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None, family: str | None) -> int:
