@@ -49,10 +49,11 @@ def require_postgresql(url: str) -> None:
 
 def without_password(url: str) -> str:
     """The address of a database without its password, wherever that stands."""
-    from sqlalchemy.engine import make_url
+    from sqlalchemy.engine import URL, make_url
 
-    parsed = make_url(url).set(password=None)
-    return parsed.difference_update_query(["password", "sslpassword"]).render_as_string()
+    whole = make_url(url).difference_update_query(["password", "sslpassword"])
+    bare = URL.create(whole.drivername, whole.username, None, whole.host, whole.port, whole.database, whole.query)
+    return bare.render_as_string()
 
 
 @contextmanager

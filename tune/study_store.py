@@ -4,6 +4,7 @@ Knows how a place is opened and copied, nothing of what a study says.
 """
 
 import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,4 +62,6 @@ def _journal(path: Path) -> BaseStorage:
 
 def _database(url: str) -> BaseStorage:
     require_postgresql(url)
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    weakref.finalize(storage, storage.engine.dispose)  # its connections go with it
+    return storage
