@@ -14,8 +14,9 @@ from urllib.error import URLError
 
 from tests.processes import free_port
 
-PATIENCE = 120.0
-"""Seconds for a server to answer: the first start of a database migrates it."""
+PATIENCE = 400.0
+"""Seconds for a server to answer: the first start of a database migrates it, on a machine that may be busy."""
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 @dataclass
@@ -43,7 +44,7 @@ class MlflowServer:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", *words],
                 stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **self.environment},
+                env={**os.environ, **QUIET, **self.environment},
             )  # fmt: skip
         patience = time.monotonic() + PATIENCE
         while not self._answers():
@@ -67,8 +68,8 @@ class MlflowServer:
 @contextmanager
 def running(server: MlflowServer) -> Iterator[MlflowServer]:
     """The server while the block lasts."""
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()
