@@ -84,7 +84,8 @@ def held(url: str | None, name: str) -> Iterator[bool]:
 
     with spoken(url):
         connection = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+        alone = connection.scalar(select(func.pg_try_advisory_lock(zlib.crc32(name.encode()))))
     try:
-        yield bool(connection.scalar(select(func.pg_try_advisory_lock(zlib.crc32(name.encode())))))
+        yield bool(alone)
     finally:
         connection.close()

@@ -57,7 +57,7 @@ def artifact_location(uri: str) -> str | None:
 
 def without_credentials(text: str) -> str:
     """`text` with the user:password@ of every address in it taken out, and the password where it stands in a query."""
-    text = re.sub(r"://(?:[^/\s@]*:(?!\d+/)[^\s@]*|[^/\s]*)@", "://", text)
+    text = re.sub(r"://(?:[^/\s]*|[^/\s@]*:(?!\d+/)[^\s@]*)@", "://", text)
     return re.sub(r"([?&](?:password|sslpassword)=)[^&\s]*", r"\1", text)
 
 

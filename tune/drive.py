@@ -31,7 +31,7 @@ from tune.lineage import search_params, search_tags
 from tune.request import Request, RequestError
 from tune.space import budget
 from tune.spool import SPOOL
-from tune.sync import left_behind
+from tune.sync import left_behind, unsent
 from tune.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     console.say(f"{request.name}: {request.profile_reason}")
     for warning in request.warnings:
         console.say(warning)
-    if (unsent := left_behind(request.places.storage, request.places.folder)) is not None:
-        console.say(unsent)
+    if (left := left_behind(request.places.storage, request.places.folder)) is not None:
+        console.say(left)
     uri = tracking_uri(project_root(), options.tracking_uri)
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
     try:
@@ -92,12 +92,7 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     finally:
         waiting = tracker.close(timeout=60)
         if waiting:
-            console.say(_unsent(waiting, tracker.trouble, request.places.folder))
-
-
-def _unsent(events: int, trouble: str, folder: Path) -> str:
-    command = shlex.join(["python", "-m", "tune.tracking", "sync", str(folder)])
-    return f"{events} events wait for MLflow{trouble and f' ({trouble})'}; send them with: {command}"
+            console.say(unsent(waiting, tracker.trouble, request.places.folder))
 
 
 def jobs_of(request: Request) -> int:

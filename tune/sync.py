@@ -103,17 +103,28 @@ def find_spool(word: str, track: str | None, storage: Path) -> Path:
 def left_behind(storage: Path, but: Path) -> str | None:
     """A line for who starts a search: what others left unsent, and the command that sends it. None where nothing waits.
 
-    A damaged spool is passed over: its own commands say so.
+    A damaged spool is passed over: the command says so.
     """
-    waiting = 0
-    for spool in spools(storage):
-        if spool.parent != but and spool.read_bytes().count(b"\n") > read_sent(spool) and not is_held(spool):
-            waiting += 1
+    waiting = sum(_waits(spool) for spool in spools(storage) if spool.parent != but)
     if not waiting:
         return None
     command = shlex.join(["python", "-m", "tune.tracking", "sync", "--all", "--storage", str(storage)])
     searches = "an earlier search or run" if waiting == 1 else f"{waiting} earlier searches or runs"
     return f"events of {searches} wait for MLflow; send them with: {command}"
+
+
+def _waits(spool: Path) -> bool:
+    """Whether a spool holds what nobody is sending; its lines are counted, not read."""
+    try:
+        return spool.read_bytes().count(b"\n") > read_sent(spool) and not is_held(spool)
+    except (OSError, ValueError):
+        return False
+
+
+def unsent(events: int, trouble: str, folder: Path) -> str:
+    """A line for who ends: how many events of the search or run in `folder` wait, why, and what sends them."""
+    command = shlex.join(["python", "-m", "tune.tracking", "sync", str(folder)])
+    return f"{events} events wait for MLflow{trouble and f' ({trouble})'}; send them with: {command}"
 
 
 def sync(spool: Path, uri: str | None = None, say: Callable[[str], None] = lambda line: None) -> int:
@@ -161,12 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Look or send: 0 when all is sent, 1 when events still wait, 2 on bad input."""
     given = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    from tune.request import RequestError
-
     try:
         found = _found(given)
         return _status(found, given.json) if given.verb == "status" else _sync(found, given.tracking_uri)
-    except (TrackingError, RequestError) as error:
+    except ValueError as error:  # a spool, a name, a storage folder or a database that cannot be used
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
 
@@ -180,8 +189,17 @@ def _found(given: argparse.Namespace) -> list[Spooled]:
         return [look(find_spool(word, given.track, storage)) for word in given.names]
     if given.verb == "sync" and not given.all:
         raise TrackingError("sync: name a search or run, or give --all; see what waits with: tune.tracking status")
-    every = [look(spool) for spool in spools(storage)]
+    every = [seen for spool in spools(storage) if (seen := _seen(spool)) is not None]
     return every if given.verb == "status" else [each for each in every if each.waiting and not each.running]
+
+
+def _seen(spool: Path) -> Spooled | None:
+    """A spool among others: one that is damaged is named and passed over."""
+    try:
+        return look(spool)
+    except ValueError as error:
+        _say(str(error))
+        return None
 
 
 def _status(found: Sequence[Spooled], as_objects: bool) -> int:

@@ -17,6 +17,7 @@ import pytest
 from tests.mlflow_server import MlflowServer, running
 from tests.mlflow_store import contents
 from tests.noop import SECONDS
+from tests.postgres import Postgres
 from tests.proxy import CLIENT_WAITS, How, before
 from tests.ray_cluster import Cluster
 from tune.spool import SPOOL
@@ -132,3 +133,12 @@ def test_ten_moments_of_twenty_trials_lose_and_double_nothing(
     ray_cluster: Cluster, server: MlflowServer, tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     check(ray_cluster, server, tmp_path_factory.mktemp("long"), 20, HOWS, seed)
+
+
+@pytest.mark.faults
+def test_a_server_on_postgresql_that_fails_holds_what_an_undisturbed_one_on_sqlite_does(
+    ray_cluster: Cluster, postgres: Postgres, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    backend = postgres.with_password(postgres.database("away"))
+    with running(MlflowServer(tmp_path, backend)) as server:
+        check(ray_cluster, server, tmp_path_factory.mktemp("short"), 4, ("late", "cut", "after 500", "kill"), 3)

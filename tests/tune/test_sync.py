@@ -102,6 +102,20 @@ def test_who_starts_a_search_is_told_what_others_left(uri: str, tmp_path: Path) 
     )
 
 
+def test_a_damaged_spool_keeps_no_other_from_being_sent(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = leave(tmp_path, "damaged", experiment="damaged")
+    damaged.write_bytes(damaged.read_bytes().replace(b'"loss"', b'"less"'))
+    damaged.with_name(f"{SPOOL}.sent").write_text("{")
+    assert left_behind(tmp_path, tmp_path) is None
+    leave(tmp_path, "whole", experiment="damaged")
+    assert main(["sync", "--all", "--storage", str(tmp_path), "--tracking-uri", uri]) == 0
+    said = capsys.readouterr()
+    assert f"{damaged}:3: this line is damaged" in said.err
+    assert "whole: everything is sent" in said.out
+
+
 def test_a_server_that_stays_away_leaves_everything_in_the_spool(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
