@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
@@ -171,7 +171,9 @@ def test_the_small_search_is_recorded_whole(undisturbed: dict[str, Any]) -> None
     assert (len(undisturbed["s"]["metrics"]), len(undisturbed["s"]["tags"])) == (950, 103)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(plan={3: "fails after", 5: "fails after", 7: "dies after"})  # a run's creation, a trial's, its first metrics
+@example(plan={5: "dies after"})
 @given(plan=st.dictionaries(st.integers(0, 2 * CALLS), st.sampled_from(HOWS), max_size=CALLS))
 def test_whatever_fails_mlflow_comes_to_hold_the_same(
     uri: str, files: Path, tmp_path_factory: pytest.TempPathFactory, undisturbed: dict[str, Any], plan: dict[int, How]
@@ -189,6 +191,29 @@ def test_a_failure_at_every_third_call_changes_nothing(
 ) -> None:
     told(uri, f"{how} {first}", tmp_path / SPOOL, files, dict.fromkeys(range(first, 4 * CALLS, 3), how))
     assert contents(uri, f"{how} {first}") == undisturbed
+
+
+def test_a_run_that_was_created_without_an_answer_is_found_and_not_created_again(
+    uri: str, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    create, names = MlflowClient.create_run, []
+
+    def cut(client: Any, experiment: str, at: int, tags: Mapping[str, str], name: str) -> None:
+        names.append(name)
+        create(client, experiment, at, tags, name)
+        raise MlflowException("the connection was cut")
+
+    box = Outbox(spool, Delivery(uri, "cut"))
+    box.put("run", key="s", name="search", parent=None, tags={}, params={})
+    assert box.flush(60) == 0
+    monkeypatch.setattr(MlflowClient, "create_run", cut)
+    box.put("run", key="s/0", name="trial", parent="s", tags={}, params={"a": "1"})
+    box.put("run", key="t", name="another", parent=None, tags={}, params={})
+    assert box.close(60) == 0
+    assert names == ["trial", "another"]
+    assert contents(uri, "cut")["s/0"]["params"] == {"a": "1"}
 
 
 def test_a_run_whose_creation_arrives_after_it_was_given_up_has_no_twin(uri: str, spool: Path) -> None:

@@ -177,7 +177,7 @@ def test_who_tells_never_waits_for_a_server_that_hangs(plain: MlflowServer, tmp_
     with before(plain.port) as proxy:
         proxy.away = "hang"
         a_search(proxy.url, tmp_path / SPOOL, tmp_path, wait=0.0, experiment="hangs")
-        assert look(tmp_path / SPOOL).waiting == look(tmp_path / SPOOL).events == 19
+        assert look(tmp_path / SPOOL).waiting == look(tmp_path / SPOOL).events == 21
         proxy.away = None
         assert sync(tmp_path / SPOOL) == 0
     assert set(asked) == {"mlflow"}
