@@ -61,9 +61,10 @@ def search(cluster: Cluster, folder: Path, uri: str, trials: int) -> Path:
 
 
 def recorded(uri: str) -> dict[str, Any]:
-    """What MLflow holds of the search, without the bytes of files that tell the time."""
+    """What MLflow holds of the search, without the bytes of files that tell the time, and the state of the checkout."""
     runs = contents(uri, EXPERIMENT)
     for run in runs.values():
+        run["tags"] = {name: value for name, value in run["tags"].items() if not name.startswith("git_")}
         run["files"] = {n: b"" if n.endswith(TIMED) else b for n, b in run["files"].items()}
     return runs
 
