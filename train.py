@@ -160,6 +160,7 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, 
     from tune.delivery import tracking_uri
     from tune.request import RequestError
     from tune.spool import SPOOL
+    from tune.sync import unsent
     from tune.tracking import Tracker, flat_params
 
     track = track_of(config)
@@ -181,7 +182,8 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, 
         print(f"{_why(error)}\nThe log is {paths.log}", file=sys.stderr)
         return FAILED
     finally:
-        tracker.close(60)
+        if waiting := tracker.close(60):
+            print(unsent(waiting, tracker.trouble, spool.parent), file=sys.stderr)
     _say(result, paths)
     return DONE
 

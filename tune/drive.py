@@ -22,7 +22,8 @@ from phasegpt.logs import log_to
 from tune import environment
 from tune.capacity import Ask, chosen, slots
 from tune.console import Console
-from tune.delivery import tracking_uri
+from tune.databases import held
+from tune.delivery import tracking_uri, without_credentials
 from tune.ending import ending
 from tune.finalists import most_finals
 from tune.jobs import trial_name
@@ -30,6 +31,7 @@ from tune.lineage import search_params, search_tags
 from tune.request import Request, RequestError
 from tune.space import budget
 from tune.spool import SPOOL
+from tune.sync import left_behind, unsent
 from tune.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -54,12 +56,20 @@ def drive(
     """
     request.places.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(request.places.folder / "driver.lock", timeout=0), log_to(request.places.log):
+        with (
+            FileLock(request.places.folder / "driver.lock", timeout=0),
+            held(request.study_url, request.study[0]) as alone,
+            log_to(request.places.log),
+        ):
+            if not alone:
+                raise _busy(request)
             return _run_alone(request, options, trainable, family)
     except Timeout:
-        raise RequestError(
-            f"{request.name} is being run by another process; wait for it or take another --name"
-        ) from None
+        raise _busy(request) from None
+
+
+def _busy(request: Request) -> RequestError:
+    return RequestError(f"{request.name} is being run by another process; wait for it or take another --name")
 
 
 def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None, family: str | None) -> int:
@@ -73,6 +83,8 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     console.say(f"{request.name}: {request.profile_reason}")
     for warning in request.warnings:
         console.say(warning)
+    if (left := left_behind(request.places.storage, request.places.folder)) is not None:
+        console.say(left)
     uri = tracking_uri(project_root(), options.tracking_uri)
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
     try:
@@ -80,9 +92,7 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     finally:
         waiting = tracker.close(timeout=60)
         if waiting:
-            console.say(
-                f"{waiting} rows wait for MLflow; send them with: python -m tune.tracking sync {request.places.folder}"
-            )
+            console.say(unsent(waiting, tracker.trouble, request.places.folder))
 
 
 def jobs_of(request: Request) -> int:
@@ -219,5 +229,5 @@ def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list
     words = ["--track", track, "--resume", name]
     for place in ("storage", "tracking_uri", "address"):
         value = getattr(options, place)
-        words += [] if value is None else [f"--{place.replace('_', '-')}", str(value)]
+        words += [] if value is None else [f"--{place.replace('_', '-')}", without_credentials(str(value))]
     return words + chosen(options) + (["--json"] if options.json else [])

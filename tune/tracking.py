@@ -2,22 +2,20 @@
 
 A `Tracker` lives in the driver and never raises into the search. When the server is away, its events wait beside the
 search and go out later: when it is back, at the next `Tracker` on the same spool, or by
-`python -m tune.tracking sync FOLDER`. W&B gets the runs that ask for it beside MLflow, and never instead.
+`python -m tune.tracking sync NAME` (`tune.sync`). W&B gets the runs that ask for it beside MLflow, and never instead.
 Knows nothing of trials or models, nor how an event is kept and delivered.
 """
 
-import argparse
 import json
-import logging
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tune.databases import require_driver
 from tune.delivery import Delivery, without_credentials
-from tune.outbox import LAST_PAUSE, Outbox
-from tune.spool import SPOOL, TrackingError, read_spool
+from tune.outbox import Outbox
 from tune.wandb_sink import WandbSink
 
 PARAM_LENGTH = 6000
@@ -42,11 +40,13 @@ class Tracker:
 
     Runs whose params have `logging.use_wandb` go to W&B as well, all but their tables and files.
     `spool` is the file SPOOL in the search's folder. A `key` names a run for good, such as "search/trial-003": unique
-    in its experiment, without quotes. Raises TrackingError when made on a damaged spool or one in use, and from the
-    first run that asks for W&B where the package is missing; nothing later.
+    in its experiment, without quotes. Raises TrackingError when made on a damaged spool or one in use, or for a
+    database whose driver is missing, and from the first run that asks for W&B where the package is missing; nothing
+    later.
     """
 
     def __init__(self, uri: str, experiment: str, spool: Path) -> None:
+        require_driver(uri)
         self._delivery = Delivery(uri, experiment)
         self._outbox = Outbox(spool, self._delivery)
         self._wandb = WandbSink(spool.parent)
@@ -113,7 +113,7 @@ class Tracker:
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of a run, once its `run` event has been sent."""
-        return self._delivery.run_ids.get(key)
+        return self._delivery.run_id(key)
 
     def left(self) -> list[str]:
         """The keys of runs that an earlier driver left RUNNING and that nobody has taken up or ended since."""
@@ -125,6 +125,11 @@ class Tracker:
         for key in left:
             self.finish(key, "KILLED")
         return left
+
+    @property
+    def trouble(self) -> str:
+        """Why events wait, in one line without credentials; empty while MLflow takes them."""
+        return self._outbox.trouble
 
     def flush(self, timeout: float) -> int:
         """Wait until everything is sent, at most `timeout` seconds; returns how many events still wait."""
@@ -151,38 +156,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
-def sync(folder: Path, uri: str | None = None) -> int:
-    """Send what waits in the spool of a search's folder, as long as it gets on; returns how many events still wait.
-
-    `uri` stands in for the address on the spool, which carries no user and password.
-    """
-    spool = folder / SPOOL if folder.is_dir() else folder
-    opened = [event for event in read_spool(spool) if event["kind"] == "open"]
-    if not opened:
-        raise TrackingError(f"{spool} holds no events; give the folder of a search, the one with {SPOOL} in it")
-    tracker = Tracker(uri or opened[-1]["uri"], opened[-1]["experiment"], spool)
-    before, waiting = tracker.flush(0.0), tracker.flush(LAST_PAUSE)
-    while 0 < waiting < before:
-        before, waiting = waiting, tracker.flush(LAST_PAUSE)
-    return tracker.close(0.0)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m tune.tracking sync FOLDER`: exit 0 when all is sent, 1 when events still wait, 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m tune.tracking", description="Records that wait for MLflow.")
-    command = parser.add_subparsers(required=True).add_parser("sync", help="send what a search could not send")
-    command.add_argument("folder", type=Path, help="the folder of the search")
-    command.add_argument("--tracking-uri", help="another address than the search was given")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    try:
-        waiting = sync(given.folder, given.tracking_uri)
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{waiting} events still wait\n" if waiting else "everything is sent\n")
-    return 1 if waiting else 0
-
-
 if __name__ == "__main__":
+    from tune.sync import main
+
     sys.exit(main())

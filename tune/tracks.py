@@ -22,6 +22,7 @@ from tune.drive import INTERRUPTED, NO_RESULT, WON, Trainable, drive
 from tune.finalists import prompt_scores
 from tune.request import Request
 from tune.spool import SPOOL
+from tune.sync import unsent
 from tune.tracking import Tracker
 
 
@@ -87,7 +88,8 @@ def _record(
     tracker.table(name, [_row(result) for result in found], "tracks.json")
     tracker.file(name, place, "result")
     tracker.finish(name, "FINISHED" if found else "FAILED")
-    tracker.close(timeout=60)
+    if waiting := tracker.close(timeout=60):
+        sys.stderr.write(unsent(waiting, tracker.trouble, spool.parent) + "\n")
 
 
 def compare(requests: Sequence[Request]) -> list[TrackResult]:
