@@ -155,9 +155,13 @@ def _memory_text(config: "Config") -> str:
 
 def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, address: str | None) -> int:
     from phasegpt.config_io import project_root
-    from phasegpt.metrics.text import scorer
+    from phasegpt.logs import log_to
     from phasegpt.runs import run_paths
+    from tune.datasets import Inputs
     from tune.delivery import tracking_uri
+    from tune.lineage import run_tags
+    from tune.machine_load import MachineLoad
+    from tune.record import record_end, state_tags
     from tune.request import RequestError
     from tune.spool import SPOOL
     from tune.tracking import Tracker, flat_params
@@ -166,18 +170,30 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, 
     paths = run_paths(storage, track, name, config.logging.output_dir)
     spool = paths.log.with_suffix("") / SPOOL
     tracker = Tracker(tracking_uri(project_root(), uri), config.logging.wandb_project, spool)
-    tags = {"track": track, "kind": "run", "method": config.training.method, "base_model": config.model.base_model}
-    tags["scorer"] = scorer()
-    tracker.run(name, name, tags=tags, params=flat_params({k: v for k, v in config.dump().items() if k != "search"}))
+    plain = {part: values for part, values in config.dump().items() if part != "search"}
+    tags = {**run_tags(config, track), "kind": "run", "half": "search", "trial_state": "running"}
+    tracker.run(name, name, tags=tags, params=flat_params(plain))
+    tracker.datasets(name, Inputs().of(plain, ("search",), trains=True))
     logging.getLogger("phasegpt").propagate = False
+
+    def end(how: str, why: str = "") -> None:
+        tracker.tags(name, state_tags(how, why))
+        record_end(tracker, name, paths, plain, how, told=True)
+
     try:
-        result = _fit(config, paths, tracker, ask, address)
-    except RequestError:
-        tracker.finish(name, "FAILED")
+        with MachineLoad(tracker, name, spool):
+            result = _fit(config, paths, tracker, ask, address)
+        end("complete")
+    except KeyboardInterrupt:
+        end("interrupted")
+        raise
+    except RequestError as error:
+        end("failed", str(error))
         raise
     except (ArithmeticError, ValueError, RuntimeError, OSError) as error:
-        logging.getLogger("phasegpt").exception("the run failed")
-        tracker.finish(name, "FAILED")
+        with log_to(paths.log):
+            logging.getLogger("phasegpt").exception("the run failed")
+        end("failed", f"{type(error).__name__}: {error}")
         print(f"{_why(error)}\nThe log is {paths.log}", file=sys.stderr)
         return FAILED
     finally:
@@ -193,12 +209,15 @@ def _why(error: Exception) -> str:
 
 
 def _fit(config: "Config", paths: "RunPaths", tracker: "Tracker", ask: Ask, address: str | None) -> "RunResult":
+    from tune.record import record_evaluation
+
     def on_step(step: int, values: Mapping[str, float]) -> None:
         tracker.metrics(paths.name, {f"train/{key}": value for key, value in values.items()}, step)
-        print(f"step {step}  loss {values['loss']:.4f}", file=sys.stderr)
+        shown = {key: value for key, value in values.items() if key in ("loss", "phase_a/loss")}
+        print(f"step {step}  {_numbers(shown)}", file=sys.stderr)
 
     def on_evaluation(evaluation: "Evaluation", _: Path) -> None:
-        tracker.metrics(paths.name, evaluation.summary, evaluation.step)
+        record_evaluation(tracker, paths.name, evaluation.summary, evaluation.step)
         print(f"step {evaluation.step}  {_numbers(evaluation.summary)}", file=sys.stderr)
 
     def on_progress(what: str, done: int, total: int) -> None:
@@ -207,26 +226,16 @@ def _fit(config: "Config", paths: "RunPaths", tracker: "Tracker", ask: Ask, addr
     if ask.workers == 1:
         from phasegpt.train import fit
 
-        result = fit(config, on_evaluation, paths=paths, on_step=on_step, on_progress=on_progress)
-    else:
-        from tune import environment
+        return fit(config, on_evaluation, paths=paths, on_step=on_step, on_progress=on_progress)
+    from tune import environment
 
-        environment.prepare(own_cluster=address is None)
-        from phasegpt.workers import fit_on_workers
-        from tune.run import cluster, crew
+    environment.prepare(own_cluster=address is None)
+    from phasegpt.workers import fit_on_workers
+    from tune.run import cluster, crew
 
-        with cluster(address, dashboard=True) as nodes:
-            hands = crew(slots(nodes, ask, max_concurrent=1), ask)
-            result = fit_on_workers(
-                config, on_evaluation, paths=paths, crew=hands, on_step=on_step, on_progress=on_progress
-            )
-    tracker.metrics(paths.name, result.clock_metrics(), result.steps)
-    tracker.table(paths.name, result.answers, "answers.json")
-    tracker.file(paths.name, paths.results, "result")
-    tracker.file(paths.name, paths.checkpoints / "config.yaml", "config")
-    tracker.folder(paths.name, paths.adapter, "adapter")
-    tracker.finish(paths.name)
-    return result
+    with cluster(address, dashboard=True) as nodes:
+        hands = crew(slots(nodes, ask, max_concurrent=1), ask)
+        return fit_on_workers(config, on_evaluation, paths=paths, crew=hands, on_step=on_step, on_progress=on_progress)
 
 
 def _say(result: "RunResult", paths: "RunPaths") -> None:

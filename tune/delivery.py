@@ -95,6 +95,9 @@ class Delivery:
             "file": self._send_file,
             "folder": self._send_file,
             "finish": self._send_finish,
+            "tables": self._send_tables,
+            "text": self._send_text,
+            "datasets": self._send_datasets,
         }
 
     def deliver(self, events: Sequence[Event], doubtful: bool) -> None:
@@ -203,6 +206,30 @@ class Delivery:
 
     def _send_finish(self, event: Event) -> None:
         self._connect()[0].set_terminated(self._run_id(event["key"]), event["status"], event["at"])
+
+    def _send_tables(self, event: Event) -> None:
+        """Several tables at once, by name: one look at the tag by which the UI finds them, and one change of it."""
+        client, run_id = self._connect()[0], self._run_id(event["key"])
+        for name, table in event["tables"].items():
+            client.log_text(run_id, json.dumps(table), name)
+        known = json.loads(client.get_run(run_id).data.tags.get(TABLES_TAG, "[]"))
+        new = [entry for name in event["tables"] if (entry := {"path": name, "type": "table"}) not in known]
+        if new:
+            client.set_tag(run_id, TABLES_TAG, json.dumps([*known, *new]))
+
+    def _send_text(self, event: Event) -> None:
+        self._connect()[0].log_text(self._run_id(event["key"]), event["text"], event["name"])
+
+    def _send_datasets(self, event: Event) -> None:
+        """MLflow keeps a name and digest once a run, also where it is told again."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        inputs = []
+        for row in event["datasets"]:
+            kept = Dataset(row["name"], row["digest"], "local", row["source"], row["schema"], row["profile"])
+            inputs.append(DatasetInput(kept, [InputTag(MLFLOW_DATASET_CONTEXT, row["context"])]))
+        self._connect()[0].log_inputs(self._run_id(event["key"]), inputs)
 
 
 def _parts(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:

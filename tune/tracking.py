@@ -12,9 +12,11 @@ import logging
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from tune.datasets import Dataset
 from tune.delivery import Delivery, without_credentials
 from tune.outbox import LAST_PAUSE, Outbox
 from tune.spool import SPOOL, TrackingError, read_spool
@@ -65,7 +67,7 @@ class Tracker:
         """Create the run `key`, or go on with it; `parent` is the key of the run it stands under."""
         self._left.pop(key, None)
         short, short_tags = {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()}, _short_tags(tags or {})
-        self._wandb.run(key, name, parent, short_tags, short)
+        self._wandb.run(key, name, parent, _without_own(short_tags), short)
         self._outbox.put("run", key=key, name=name, parent=parent, tags=short_tags, params=short)
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
@@ -86,14 +88,29 @@ class Tracker:
 
     def tags(self, key: str, tags: Mapping[str, str]) -> None:
         """Set tags; a tag set before is replaced."""
-        self._outbox.put("tags", key=key, tags=_short_tags(tags))
-        self._wandb.tags(key, _short_tags(tags))
+        short = _short_tags(tags)
+        self._outbox.put("tags", key=key, tags=short)
+        if own := _without_own(short):
+            self._wandb.tags(key, own)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Rows as a table artifact `name` (ends in .json), which the UI shows; a table of that name is replaced."""
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        data = [[_plain(row.get(column)) for column in columns] for row in rows]
-        self._outbox.put("table", key=key, name=name, columns=columns, data=data)
+        self._outbox.put("table", key=key, name=name, **_split(rows))
+
+    def tables(self, key: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Several tables of a run by name, those that have rows: cheaper than one after another."""
+        split = {name: _split(rows) for name, rows in tables.items() if rows}
+        if split:
+            self._outbox.put("tables", key=key, tables=split)
+
+    def text(self, key: str, text: str, name: str) -> None:
+        """A text as the artifact `name`."""
+        self._outbox.put("text", key=key, name=name, text=text)
+
+    def datasets(self, key: str, datasets: Sequence[Dataset]) -> None:
+        """What a run is given, as its inputs; what it was said to have before stays."""
+        if datasets:
+            self._outbox.put("datasets", key=key, datasets=[asdict(dataset) for dataset in datasets])
 
     def file(self, key: str, path: Path, folder: str | None = None) -> None:
         """A file as an artifact in `folder`; it must still be there when the event is sent."""
@@ -138,6 +155,17 @@ class Tracker:
         waiting = self._outbox.close(timeout)
         self._wandb.close()
         return waiting
+
+
+def _split(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows in pandas' "split" layout, which MLflow's tables have."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {"columns": columns, "data": [[_plain(row.get(column)) for column in columns] for row in rows]}
+
+
+def _without_own(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags without those that mean something to MLflow's UI alone."""
+    return {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
 
 
 def _short_tags(tags: Mapping[str, str]) -> dict[str, str]:
