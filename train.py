@@ -171,7 +171,7 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, 
     spool = paths.log.with_suffix("") / SPOOL
     tracker = Tracker(tracking_uri(project_root(), uri), config.logging.wandb_project, spool)
     plain = {part: values for part, values in config.dump().items() if part != "search"}
-    tags = {**run_tags(config, track), "kind": "run", "half": "search", "trial_state": "running"}
+    tags = {**run_tags(config, track, "train.py"), "kind": "run", "half": "search", "trial_state": "running"}
     tracker.run(name, name, tags=tags, params=flat_params(plain))
     tracker.datasets(name, Inputs().of(plain, ("search",), trains=True))
     logging.getLogger("phasegpt").propagate = False

@@ -74,7 +74,7 @@ def step_history(checkpoint: Path) -> list[dict[str, float]]:
 
 
 def history_left(output_dir: Path) -> list[dict[str, float]]:
-    """The same up to a run's newest whole checkpoint, whose bytes are not checked; nothing where its state is damaged."""
+    """The same up to a run's newest whole checkpoint, its bytes unchecked; nothing where its state is damaged."""
     newest = next((folder for folder in _by_step(output_dir) if (folder / WHOLE).is_file()), None)
     try:
         return step_history(newest) if newest else []

@@ -12,6 +12,7 @@ from phasegpt.metrics.declared import GUARDS
 from tune.console import number, short_name
 from tune.jobs import Job
 from tune.request import Request
+from tune.views import view_name
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's UI shows as a run's description."""
@@ -48,8 +49,9 @@ def search_note(request: Request, report: Mapping[str, Any] | None) -> str:
     wanted = " and ".join(f"{name} ({way})" for name, way in search.objectives.items())
     over = ", ".join(map(short_name, search.parameters)) or f"{len(request.arms)} arms, side by side"
     what = f"Track {request.track}, {request.config.training.method}: {wanted} over {over}."
-    commands = [f"- {said}: `python -m {shlex.join(words)}`" for said, words in _commands(request).items()]
-    return "\n\n".join([what, *(_found(report) if report else ["Under way."]), "\n".join(commands)])
+    ways = [] if request.arms else [f"- Its trials side by side: Training runs, Views, `{view_name(request.name)}`"]
+    ways += [f"- {said}: `python -m {shlex.join(words)}`" for said, words in _commands(request).items()]
+    return "\n\n".join([what, *(_found(report) if report else ["Under way."]), "\n".join(ways)])
 
 
 def _commands(request: Request) -> dict[str, list[str]]:

@@ -98,6 +98,7 @@ class Delivery:
             "tables": self._send_tables,
             "text": self._send_text,
             "datasets": self._send_datasets,
+            "experiment_tag": self._send_experiment_tag,
         }
 
     def deliver(self, events: Sequence[Event], doubtful: bool) -> None:
@@ -230,6 +231,10 @@ class Delivery:
             kept = Dataset(row["name"], row["digest"], "local", row["source"], row["schema"], row["profile"])
             inputs.append(DatasetInput(kept, [InputTag(MLFLOW_DATASET_CONTEXT, row["context"])]))
         self._connect()[0].log_inputs(self._run_id(event["key"]), inputs)
+
+    def _send_experiment_tag(self, event: Event) -> None:
+        client, experiment = self._connect()
+        client.set_experiment_tag(experiment, event["name"], event["value"])
 
 
 def _parts(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -18,11 +18,14 @@ from tune.tracking import flat_params
 def search_tags(request: Request) -> dict[str, str]:
     """Tags that every run of a search carries; `config_hash` is that of the search's own config."""
     own = {"search": request.name, "profile": request.profile or "none"}
-    return {**run_tags(request.config, request.track), **own}
+    return {**run_tags(request.config, request.track, "tune.search"), **own}
 
 
-def run_tags(config: Config, track: str) -> dict[str, str]:
-    """Where a run of `config` comes from: method, model, hashes of data and config, scorer, commit, versions."""
+def run_tags(config: Config, track: str, source: str) -> dict[str, str]:
+    """Where a run of `config` comes from: method, model, hashes of data and config, scorer, commit, versions.
+
+    `source` is the command that began it.
+    """
     commit, dirty = git_state()
     return {
         "track": track,
@@ -34,6 +37,9 @@ def run_tags(config: Config, track: str) -> dict[str, str]:
         "git_commit": commit,
         "git_dirty": str(dirty).lower(),
         **{f"{name.replace('-', '_')}_version": version for name, version in versions().items()},
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": source,
+        "mlflow.source.git.commit": commit,
     }
 
 

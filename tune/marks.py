@@ -8,8 +8,8 @@ from typing import Any
 
 Marks = dict[str, set[str]]
 """{job name: the marks it has}."""
-UNMARKED = {"trial": dict.fromkeys(("finalist", "winner", "on_front"), "false"), "final": {"winner": "false"}}
-"""What the runs of a kind of job say while nothing is decided."""
+UNMARKED = {"trial": {"finalist": "false", "winner": "false"}, "final": {"winner": "false"}}
+"""What the runs of a kind of job say while nothing is decided; a front is there with several objectives alone."""
 
 
 def marks(report: Mapping[str, Any]) -> Marks:

@@ -1,5 +1,6 @@
 """What the process of a job takes of its machine, told with the job's reports; of several workers, the first one's."""
 
+import math
 import time
 
 SYSTEM = "system/"
@@ -8,14 +9,14 @@ SECONDS = 10.0
 
 
 class ProcessLoad:
-    """Readings of this process: at most one every SECONDS, and one whenever it is asked for outright."""
+    """Readings of this process: the first when it is asked for, then one every SECONDS, and any asked for outright."""
 
     def __init__(self) -> None:
         import psutil
 
         self._process = psutil.Process()
         self._process.cpu_percent()  # each call counts from the one before
-        self._last = time.monotonic()
+        self._last = -math.inf
 
     def now_and_then(self) -> dict[str, float]:
         """A reading where the last one is old enough, else nothing."""

@@ -1,7 +1,8 @@
 """What a run has come to, as its MLflow run holds it: the same names for a trial, a final, a baseline and a single run.
 
-`<metric>` is what a run came to, told at the step of its chosen checkpoint; `eval/<metric>` its evaluations by step,
-`train/<name>` its optimizer steps, `clock/<name>` its speed and memory. Tables have a row a prompt, a pair, a step.
+`<metric>` is what a run came to and `clock/<name>` its speed and memory, one number a run and so at step 0, by which
+MLflow draws bars; `eval/<metric>` are its evaluations by step, `train/<name>` its optimizer steps. Tables have a row a
+prompt, a pair, a step.
 Knows nothing of Ray, of the study or of what a run was for.
 """
 
@@ -71,11 +72,11 @@ def record_course(tracker: Tracker, key: str, result: Mapping[str, Any]) -> None
 
 
 def record_result(tracker: Tracker, key: str, result: Mapping[str, Any]) -> None:
-    """What a fit or a measurement came to, and at what speed."""
-    tracker.metrics(key, result["metrics"], int(result["step"]))
-    tracker.metrics(key, clock_metrics(result.get("clock", {})), int(result.get("steps", 0)))
+    """What a fit or a measurement came to, and at what speed; of a fit the step of the checkpoint that was chosen."""
+    tracker.metrics(key, {**result["metrics"], **clock_metrics(result.get("clock", {}))}, 0)
     if result.get("adapter"):
-        tracker.tags(key, {"config_hash": result["config_hash"], "data_hash": result["hashes"]["data"]})
+        hashes = {"config_hash": result["config_hash"], "data_hash": result["hashes"]["data"]}
+        tracker.tags(key, {**hashes, "chosen_step": str(result["step"])})
 
 
 def tables_of(result: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]]]:

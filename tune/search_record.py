@@ -15,10 +15,11 @@ from tune.marks import changes, marks
 from tune.record import CONFIG
 from tune.request import Request
 from tune.tracking import Tracker
+from tune.views import trials_view
 
 
 def begin_search(request: Request, tracker: Tracker, tags: Mapping[str, str], family: str | None) -> None:
-    """Create the run of a search, or go on with it: tags, params, inputs, the config and the request as files."""
+    """Create the run of a search, or go on with it: tags, params, inputs, files, and the view of its trials."""
     name, places = request.name, request.places
     if family is not None:
         tracker.run(family, family, tags={"kind": "tracks", "search": family})
@@ -30,6 +31,10 @@ def begin_search(request: Request, tracker: Tracker, tags: Mapping[str, str], fa
     tracker.text(name, as_yaml(config), f"config/{CONFIG}")
     tracker.file(name, places.request, "config")
     tracker.file(name, places.data_checks, "data")
+    if not request.arms:
+        tracker.experiment_tag(
+            *trials_view(name, list(request.config.search.parameters), request.config.search.objectives)
+        )
 
 
 def end_search(request: Request, tracker: Tracker, report: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:

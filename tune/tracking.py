@@ -120,6 +120,10 @@ class Tracker:
         """What a folder holds as artifacts in `to`; it must still be there when the event is sent."""
         self._outbox.put("folder", key=key, path=str(path.resolve()), to=to)
 
+    def experiment_tag(self, name: str, value: str) -> None:
+        """Set a tag of the experiment that all runs lie in; one set before is replaced."""
+        self._outbox.put("experiment_tag", name=name, value=value)
+
     def finish(self, key: str, status: Status = "FINISHED") -> None:
         """End a run. A later `run` with its key opens it again."""
         self._left.pop(key, None)
