@@ -170,6 +170,7 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, 
     paths = run_paths(storage, track, name, config.logging.output_dir)
     spool = paths.log.with_suffix("") / SPOOL
     tracker = Tracker(tracking_uri(project_root(), uri), config.logging.wandb_project, spool)
+    recorded = paths.results.is_file() and name not in tracker.left()  # it has ended before, and is read back
     plain = {part: values for part, values in config.dump().items() if part != "search"}
     tags = {**run_tags(config, track, "train.py"), "kind": "run", "half": "search", "trial_state": "running"}
     tracker.run(name, name, tags=tags, params=flat_params(plain))
@@ -178,7 +179,10 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, 
 
     def end(how: str, why: str = "") -> None:
         tracker.tags(name, state_tags(how, why))
-        record_end(tracker, name, paths, plain, how, told=True)
+        if recorded and how == "complete":
+            tracker.finish(name)
+        else:
+            record_end(tracker, name, paths, plain, how, told=True)
 
     try:
         with MachineLoad(tracker, name, spool):
