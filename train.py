@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from phasegpt.config import Config
     from phasegpt.evaluate import Evaluation
     from phasegpt.runs import RunPaths, RunResult
-    from tune.tracking import Tracker
+    from tune.run_record import RunRecord
 
 DONE, BAD_INPUT, FAILED, INTERRUPTED = 0, 2, 3, 130
 
@@ -157,47 +157,33 @@ def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, 
     from phasegpt.config_io import project_root
     from phasegpt.logs import log_to
     from phasegpt.runs import run_paths
-    from tune.datasets import Inputs
     from tune.delivery import tracking_uri
-    from tune.lineage import run_tags
     from tune.machine_load import MachineLoad
-    from tune.record import record_end, state_tags
     from tune.request import RequestError
+    from tune.run_record import RunRecord
     from tune.spool import SPOOL
-    from tune.tracking import Tracker, flat_params
+    from tune.tracking import Tracker
 
     track = track_of(config)
     paths = run_paths(storage, track, name, config.logging.output_dir)
     spool = paths.log.with_suffix("") / SPOOL
     tracker = Tracker(tracking_uri(project_root(), uri), config.logging.wandb_project, spool)
-    recorded = paths.results.is_file() and name not in tracker.left()  # it has ended before, and is read back
-    plain = {part: values for part, values in config.dump().items() if part != "search"}
-    tags = {**run_tags(config, track, "train.py"), "kind": "run", "half": "search", "trial_state": "running"}
-    tracker.run(name, name, tags=tags, params=flat_params(plain))
-    tracker.datasets(name, Inputs().of(plain, ("search",), trains=True))
+    record = RunRecord(tracker, config, track, paths)
     logging.getLogger("phasegpt").propagate = False
-
-    def end(how: str, why: str = "") -> None:
-        tracker.tags(name, state_tags(how, why))
-        if recorded and how == "complete":
-            tracker.finish(name)
-        else:
-            record_end(tracker, name, paths, plain, how, told=True)
-
     try:
         with MachineLoad(tracker, name, spool):
-            result = _fit(config, paths, tracker, ask, address)
-        end("complete")
+            result = _fit(config, paths, record, ask, address)
+        record.end("complete")
     except KeyboardInterrupt:
-        end("interrupted")
+        record.end("interrupted")
         raise
     except RequestError as error:
-        end("failed", str(error))
+        record.end("failed", str(error))
         raise
     except (ArithmeticError, ValueError, RuntimeError, OSError) as error:
         with log_to(paths.log):
             logging.getLogger("phasegpt").exception("the run failed")
-        end("failed", f"{type(error).__name__}: {error}")
+        record.end("failed", f"{type(error).__name__}: {error}")
         print(f"{_why(error)}\nThe log is {paths.log}", file=sys.stderr)
         return FAILED
     finally:
@@ -212,16 +198,14 @@ def _why(error: Exception) -> str:
     return f"{trace}{error}" if trace else f"{type(error).__name__}: {error}"
 
 
-def _fit(config: "Config", paths: "RunPaths", tracker: "Tracker", ask: Ask, address: str | None) -> "RunResult":
-    from tune.record import record_evaluation
-
+def _fit(config: "Config", paths: "RunPaths", record: "RunRecord", ask: Ask, address: str | None) -> "RunResult":
     def on_step(step: int, values: Mapping[str, float]) -> None:
-        tracker.metrics(paths.name, {f"train/{key}": value for key, value in values.items()}, step)
+        record.step(step, values)
         shown = {key: value for key, value in values.items() if key in ("loss", "phase_a/loss")}
         print(f"step {step}  {_numbers(shown)}", file=sys.stderr)
 
     def on_evaluation(evaluation: "Evaluation", _: Path) -> None:
-        record_evaluation(tracker, paths.name, evaluation.summary, evaluation.step)
+        record.evaluation(evaluation)
         print(f"step {evaluation.step}  {_numbers(evaluation.summary)}", file=sys.stderr)
 
     def on_progress(what: str, done: int, total: int) -> None:

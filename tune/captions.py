@@ -21,6 +21,11 @@ NAME_LENGTH, VALUE_LENGTH = 100, 24
 ORIGINS = {"config": "the config's own values", "sampler": "drawn by the sampler"}
 
 
+def as_block(text: str) -> str:
+    """A text for the terminal as it is."""
+    return f"```\n{text}\n```"
+
+
 def run_name(job: Job) -> str:
     """A job's name with its values, so that legends tell trials apart; a final has its seed in its name."""
     return shorten(" ".join([job.name, *_settings(job.values, "=")]), NAME_LENGTH, placeholder=" …")
@@ -36,22 +41,22 @@ def job_note(job: Job, state: str, why: str = "") -> str:
     kinds = {
         "baseline": f"What gains are measured from: {job.origin}",
         "trial": f"Trial {job.number}, {ORIGINS.get(job.origin, job.origin)}",
-        "final": f"Final of {job.origin} on seed {job.values.get(SEED)}",
+        "final": f"{job.origin[:1].upper()}{job.origin[1:]} on seed {job.values.get(SEED)}",
     }
     values = ", ".join(_settings(job.values, " = "))
     said = [f"{kinds[job.kind]}{f': {values}' if values else ''}", f"judged on the {job.half} half of the prompts"]
     return "; ".join([*said, f"{state}{f' ({why})' if why else ''}"]) + "."
 
 
-def search_note(request: Request, report: Mapping[str, Any] | None) -> str:
-    """A search's description: what it looks for, what it came to once `report`, its summary, is there, what to type."""
+def search_note(request: Request, state: str) -> str:
+    """A search's description: what it looks for, its `state` (a sentence, or what it found), and what to type."""
     search = request.config.search
     wanted = " and ".join(f"{name} ({way})" for name, way in search.objectives.items())
     over = ", ".join(map(short_name, search.parameters)) or f"{len(request.arms)} arms, side by side"
     what = f"Track {request.track}, {request.config.training.method}: {wanted} over {over}."
     ways = [] if request.arms else [f"- Its trials side by side: Training runs, Views, `{view_name(request.name)}`"]
     ways += [f"- {said}: `python -m {shlex.join(words)}`" for said, words in _commands(request).items()]
-    return "\n\n".join([what, *(_found(report) if report else ["Under way."]), "\n".join(ways)])
+    return "\n\n".join([what, state, "\n".join(ways)])
 
 
 def _commands(request: Request) -> dict[str, list[str]]:
@@ -67,16 +72,17 @@ def _commands(request: Request) -> dict[str, list[str]]:
     }
 
 
-def _found(report: Mapping[str, Any]) -> list[str]:
+def found_text(report: Mapping[str, Any]) -> str:
+    """What a search came to by its summary: winner, verdict, finalists, seat."""
     winner, champion = report["winner"], report["champion"]
     if winner is None:
-        return [f"**No winner**: {report['verdict']}."]
+        return f"**No winner**: {report['verdict']}."
     values = ", ".join(_settings(winner["params"], " = "))
     lines = [f"**Winner: {winner['trial']}** with {values}. {report['verdict']}", _table(report)]
     if champion:
         seat = "is now champion" if champion["promoted"] else "was not promoted"
         lines.append(f"**{champion['model']}** version {champion['version']} {seat}: {champion['reason']}")
-    return lines
+    return "\n\n".join(lines)
 
 
 def _table(report: Mapping[str, Any]) -> str:

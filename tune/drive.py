@@ -21,6 +21,7 @@ from phasegpt.files import read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
 from tune.capacity import Ask, chosen, slots
+from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
 from tune.delivery import tracking_uri
 from tune.ending import ending
@@ -130,6 +131,7 @@ class _Drive:
             with self.console, MachineLoad(self.tracker, request.name, request.places.folder / SPOOL):
                 whole = run_jobs(request, searcher, watch, slot, hands, trainable)
         if not whole:
+            self._describe("Interrupted.")
             self._record(request.places.log)
             self.tracker.finish(request.name, "KILLED")
             return self._interrupted()
@@ -187,14 +189,20 @@ class _Drive:
 
         request, found = self.request, ablated(self.request, searcher)
         if found is None:
+            self._describe("No two arms came to a result on every seed.")
+            self._record(request.places.log)
             return self._say({}, f"No two arms came to a result on every seed; see {request.places.log}", ended=False)
         report = {"name": request.name, "track": request.track, **found.as_dict()}
         picture = request.places.summary.with_suffix(".png")
         write_json(request.places.summary, report)
         draw(found, picture)
         self.tracker.table(request.name, table(found), "ablation.json")
+        self._describe(as_block(found.as_text()))
         self._record(request.places.summary, picture, request.places.log)
         return self._say(report, f"\n{found.as_text()}\n  {picture}", ended=True)
+
+    def _describe(self, state: str) -> None:
+        self.tracker.tags(self.request.name, {NOTE: search_note(self.request, state)})
 
     def _record(self, *files: Path) -> None:
         for file in files:

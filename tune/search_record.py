@@ -8,7 +8,7 @@ from typing import Any
 
 from phasegpt.config_io import as_yaml
 from phasegpt.pairs import HALVES
-from tune.captions import NOTE, search_note
+from tune.captions import NOTE, found_text, search_note
 from tune.datasets import Inputs
 from tune.lineage import search_params
 from tune.marks import changes, marks
@@ -24,7 +24,7 @@ def begin_search(request: Request, tracker: Tracker, tags: Mapping[str, str], fa
     if family is not None:
         tracker.run(family, family, tags={"kind": "tracks", "search": family})
     warnings = {"data_warnings": str(len(request.data.warnings))}
-    own = {**tags, **warnings, "kind": "search", NOTE: search_note(request, None)}
+    own = {**tags, **warnings, "kind": "search", NOTE: search_note(request, "Under way.")}
     tracker.run(name, name, parent=family, tags=own, params=search_params(request))
     config = request.config.dump()
     tracker.datasets(name, Inputs().of(config, HALVES, trains=True))
@@ -44,7 +44,7 @@ def end_search(request: Request, tracker: Tracker, report: Mapping[str, Any], be
         metrics = winner["metrics"]
         tracker.metrics(name, {**{f"winner/{metric}": value for metric, value in metrics.items()}, **metrics}, 0)
         tracker.tags(name, {"winner": winner["trial"], "verdict": report["verdict"]})
-    tracker.tags(name, {NOTE: search_note(request, report)})
+    tracker.tags(name, {NOTE: search_note(request, found_text(report))})
     tracker.tables(name, summary_tables(report))
     for job, tags in changes(marks(before) if before else {}, marks(report)).items():
         tracker.tags(f"{name}/{job}", tags)

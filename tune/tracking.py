@@ -19,6 +19,7 @@ from typing import Any, Literal
 from tune.datasets import Dataset
 from tune.delivery import Delivery, without_credentials
 from tune.outbox import LAST_PAUSE, Outbox
+from tune.process_load import SYSTEM
 from tune.spool import SPOOL, TrackingError, read_spool
 from tune.wandb_sink import WandbSink
 
@@ -42,7 +43,7 @@ def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 class Tracker:
     """The search's record in MLflow. Calls journal an event (fsync) and return; a thread sends in the background.
 
-    Runs whose params have `logging.use_wandb` go to W&B as well, all but their tables and files.
+    Runs whose params have `logging.use_wandb` go to W&B as well, all but their tables, files, inputs and machine data.
     `spool` is the file SPOOL in the search's folder. A `key` names a run for good, such as "search/trial-003": unique
     in its experiment, without quotes. Raises TrackingError when made on a damaged spool or one in use, and from the
     first run that asks for W&B where the package is missing; nothing later.
@@ -80,7 +81,8 @@ class Tracker:
         new = {name: value for name, value in finite.items() if told.get((name, step)) != value}
         if new:
             self._outbox.put("metrics", key=key, values=new, step=step)
-            self._wandb.metrics(key, new, step)
+            if own := {name: value for name, value in new.items() if not name.startswith(SYSTEM)}:
+                self._wandb.metrics(key, own, step)
             told.update({(name, step): value for name, value in new.items()})
         odd = {f"not_finite.{n}": f"{v} at step {step}" for n, v in values.items() if not math.isfinite(v)}
         if odd:

@@ -1,7 +1,7 @@
 """What people read of runs in MLflow: names that tell them apart, and descriptions."""
 
 from tests.tune.conftest import ToyRequest
-from tune.captions import NAME_LENGTH, job_note, run_name, search_note
+from tune.captions import NAME_LENGTH, found_text, job_note, run_name, search_note
 from tune.jobs import baseline_job, final_job, trial_job
 
 VALUES = {"training.kto_lambda": 0.004151, "training.beta": 0.07, "training.learning_rate": 4.33e-3}
@@ -37,25 +37,25 @@ def test_a_jobs_description_says_what_it_is_and_how_it_ended() -> None:
         "What gains are measured from: untuned model; judged on the final half of the prompts; running."
     )
     assert job_note(final_job(3, {"training.beta": 0.1}, 0, 42), "running").startswith(
-        "Final of trial 3 on seed 1042: β = 0.1; judged on the final half"
+        "Trial 3 on seed 1042: β = 0.1; judged on the final half"
     )
 
 
 def test_a_searchs_description_says_what_it_wants_and_how_to_go_on(toy_request: ToyRequest) -> None:
-    note = search_note(toy_request(), None)
+    note = search_note(toy_request(), "Under way.")
     assert note.startswith("Track b, kto: eval_loss (min) over λ, β, lr.\n\nUnder way.")
     assert "`python -m tune.search --track b --resume toy`" in note
     assert "Views, `toy: trials`" in note
 
 
-def test_at_the_end_it_names_winner_verdict_finalists_and_seat(toy_request: ToyRequest) -> None:
-    note = search_note(toy_request(), FOUND)
+def test_at_the_end_it_names_winner_verdict_finalists_and_seat() -> None:
+    note = found_text(FOUND)
     assert "**Winner: trial-001** with λ = 0.00415, β = 0.07, lr = 0.00433. better than the config's own values" in note
     assert "| final half | eval_loss | repetition |" in note
     assert "| untuned model | 0.693 | - |\n| trial-001 | 0.5 | 0.25 |" in note
     assert "**phasegpt-track-b** version 3 is now champion: the seat was empty" in note
 
 
-def test_a_search_without_a_winner_says_so(toy_request: ToyRequest) -> None:
+def test_a_search_without_a_winner_says_so() -> None:
     nobody = {**FOUND, "winner": None, "verdict": "no trial came to a result"}
-    assert "**No winner**: no trial came to a result." in search_note(toy_request(), nobody)
+    assert found_text(nobody) == "**No winner**: no trial came to a result."
