@@ -53,16 +53,21 @@ def end_search(request: Request, tracker: Tracker, report: Mapping[str, Any], be
 def summary_tables(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Trials and finalists with a row each: what they are, their values, their metrics."""
     return {
-        "trials.json": [_row(trial, "id", "state", "why", "origin", "steps", "seconds") for trial in report["trials"]],
-        "finalists.json": [_row(each, "trial", "feasible", "p_best") | _span(each) for each in report["finalists"]],
+        "trials.json": [_trial(trial) for trial in report["trials"]],
+        "finalists.json": [_finalist(each) for each in report["finalists"]],
     }
 
 
-def _row(of: Mapping[str, Any], *columns: str) -> dict[str, Any]:
-    return {**{column: of[column] for column in columns}, **of["params"], **of["metrics"]}
+def _trial(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """One that was stopped has come as far as its curve."""
+    steps = trial["steps"] or max(map(int, trial["curve"]), default=0)
+    own = {"origin": trial["origin"], "steps": steps, "seconds": trial["seconds"], "why": trial["why"]}
+    return {"id": trial["id"], "state": trial["state"], **trial["params"], **trial["metrics"], **own}
 
 
-def _span(finalist: Mapping[str, Any]) -> dict[str, Any]:
-    """The finalist's mean in the first objective and its interval."""
+def _finalist(finalist: Mapping[str, Any]) -> dict[str, Any]:
+    """With its mean in the first objective and the mean's interval."""
     low, high = finalist["interval"] or (None, None)
-    return {"mean": finalist["mean"], "mean_low": low, "mean_high": high}
+    span = {"mean": finalist["mean"], "mean_low": low, "mean_high": high}
+    own = {"p_best": finalist["p_best"], "feasible": finalist["feasible"]}
+    return {"trial": finalist["trial"], **finalist["params"], **span, **own, **finalist["metrics"]}

@@ -45,7 +45,9 @@ FOUND: dict[str, Any] = {
     ],
     "trials": [
         {"id": "trial-001", "state": "COMPLETE", "why": "", "origin": "sampler", "steps": 4, "seconds": 1.0,
-         "params": {"training.beta": 0.2}, "metrics": {"eval_loss": 0.5}},
+         "params": {"training.beta": 0.2}, "metrics": {"eval_loss": 0.5}, "curve": {"2": {"eval_loss": 0.6}}},
+        {"id": "trial-002", "state": "PRUNED", "why": "lost", "origin": "sampler", "steps": 0, "seconds": 0.0,
+         "params": {"training.beta": 0.3}, "metrics": {}, "curve": {"2": {"eval_loss": 0.7}}},
     ],
 }  # fmt: skip
 
@@ -244,8 +246,9 @@ def test_the_end_of_a_search_marks_its_trials_and_describes_it(
     run = open_client(uri).get_run(run_id)
     assert run.data.metrics == {"eval_loss": 0.5, "winner/eval_loss": 0.5}
     assert "**Winner: trial-001**" in run.data.tags["mlflow.note.content"]
-    [trial] = table_of(uri, run_id, "trials.json")
-    assert (trial["id"], trial["training.beta"], trial["eval_loss"]) == ("trial-001", 0.2, 0.5)
+    trial, stopped = table_of(uri, run_id, "trials.json")
+    assert (trial["id"], trial["training.beta"], trial["eval_loss"], trial["steps"]) == ("trial-001", 0.2, 0.5, 4)
+    assert (stopped["state"], stopped["eval_loss"], stopped["steps"], stopped["why"]) == ("PRUNED", None, 2, "lost")
     [finalist] = table_of(uri, run_id, "finalists.json")
     assert (finalist["mean_low"], finalist["mean_high"], finalist["p_best"]) == (0.4, 0.6, 0.9)
 

@@ -196,7 +196,7 @@ def test_machine_data_and_what_only_mlflow_reads_stay_in_mlflow(uri: str, tmp_pa
     tracker.metrics("s", {"system/cpu_utilization_percentage": 50.0}, 1)
     tracker.metrics("s", {"loss": 1.0, "system/cpu_utilization_percentage": 60.0}, 2)
     tracker.finish("s")
-    assert tracker.close() == 0
+    assert tracker.close(120) == 0
     ours, theirs = sent(tmp_path)["s"], mlflow_runs(uri, "own")["s"]
     assert ours.rows == [{"loss": 1.0, "step": 2}]
     assert ours.config["tags"] == {"track": "b"}
