@@ -73,6 +73,16 @@ def step_history(checkpoint: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "epoch"} for row in rows]
 
 
+def history_left(output_dir: Path) -> list[dict[str, float]]:
+    """The same up to a run's newest whole checkpoint, its bytes unchecked; nothing where its state is damaged."""
+    newest = next((folder for folder in _by_step(output_dir) if (folder / WHOLE).is_file()), None)
+    try:
+        return step_history(newest) if newest else []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s: its steps cannot be read: %s", newest, error)
+        return []
+
+
 def prune_checkpoints(output_dir: Path, keep: Sequence[Path], limit: int) -> None:
     """Remove old checkpoints: those in `keep` and the newest stay, and as many more as make `limit` in all."""
     folders = [folder for folder in _by_step(output_dir) if (folder / WHOLE).is_file()]

@@ -80,6 +80,7 @@ def fit(
 ) -> RunResult:
     """Run `config` to its end and write its checkpoints, log and results to `paths`; the result is what was written.
 
+    `on_step(step, {name: value})` after each step; those of an earlier stage have names that begin with phase_a/.
     `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk, and again
     for the one that a cut run goes on from; it may raise to end the run early, on all workers if on one. `half` says
     which evaluation prompts judge (search or final).
@@ -94,7 +95,7 @@ def fit(
     with log_to(paths.log) if ranks.first() else nullcontext():
         *earlier, last = stages(config)
         for stage in earlier:
-            adapter = _earlier_stage(stage, paths, bench, on_step, on_progress, launched)
+            adapter = _earlier_stage(stage, paths, bench, _of_phase_a(on_step), on_progress, launched)
             launched = None  # it was this stage whose start-up it began
             last = last.model_copy(
                 update={"training": last.training.model_copy(update={"reference_model": str(adapter)})}
@@ -288,6 +289,13 @@ def _publish(checkpoint: Path, target: Path) -> None:
         raise RunError(f"{checkpoint}, the best of the run, is {wrong}; remove {checkpoint.parent} and run again")
     with whole_folder(target) as stage:
         shutil.copytree(checkpoint / ADAPTER, stage, dirs_exist_ok=True)
+
+
+def _of_phase_a(on_step: StepLog | None) -> StepLog | None:
+    """The steps of an earlier stage under names of their own: they are counted from 1, as those of the last stage."""
+    if on_step is None:
+        return None
+    return lambda step, values: on_step(step, {f"phase_a/{name}": value for name, value in values.items()})
 
 
 def _earlier_stage(

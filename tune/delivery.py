@@ -105,10 +105,13 @@ class Delivery:
         self._opened: tuple[MlflowClient, str] | None = None
         self._send_one = {
             "open": lambda event: None,
-            "table": self._send_table,
             "file": self._send_file,
             "folder": self._send_file,
             "finish": self._send_finish,
+            "tables": self._send_tables,
+            "text": self._send_text,
+            "datasets": self._send_datasets,
+            "experiment_tag": self._send_experiment_tag,
         }
 
     def run_id(self, key: str) -> str | None:
@@ -221,18 +224,6 @@ class Delivery:
 
         return get_artifact_repository(self._known(key).files, tracking_uri=self.uri)
 
-    def _send_table(self, event: Event) -> None:
-        """What MlflowClient.log_table writes: rows in pandas' "split" layout, and the tag by which the UI finds it."""
-        run, name = self._known(event["key"]), event["name"]
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / Path(name).name
-            place.write_text(json.dumps({"columns": event["columns"], "data": event["data"]}), encoding="utf-8")
-            self._files(event["key"]).log_artifact(str(place), str(Path(name).parent) if "/" in name else None)
-        entry = {"path": name, "type": "table"}
-        if entry not in run.tables:
-            self._connect()[0].set_tag(run.run_id, TABLES_TAG, json.dumps([*run.tables, entry]))
-            run.tables.append(entry)
-
     def _send_file(self, event: Event) -> None:
         path = Path(event["path"])
         if not path.exists():
@@ -247,6 +238,41 @@ class Delivery:
         if key in self._doubted:
             self._find(key)
             self._doubted.remove(key)
+
+    def _send_tables(self, event: Event) -> None:
+        """What MlflowClient.log_table writes: rows in pandas' "split" layout, and the tag by which the UI finds them."""
+        run, key = self._known(event["key"]), event["key"]
+        for name, table in event["tables"].items():
+            self._write(key, name, json.dumps(table))
+        new = [entry for name in event["tables"] if (entry := {"path": name, "type": "table"}) not in run.tables]
+        if new:
+            self._connect()[0].set_tag(run.run_id, TABLES_TAG, json.dumps([*run.tables, *new]))
+            run.tables += new
+
+    def _send_text(self, event: Event) -> None:
+        self._write(event["key"], event["name"], event["text"])
+
+    def _write(self, key: str, name: str, text: str) -> None:
+        """A text as the artifact `name` of a run, which may lie in folders."""
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / Path(name).name
+            place.write_text(text, encoding="utf-8")
+            self._files(key).log_artifact(str(place), str(Path(name).parent) if "/" in name else None)
+
+    def _send_datasets(self, event: Event) -> None:
+        """MLflow keeps a name and digest once a run, also where it is told again."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        inputs = []
+        for row in event["datasets"]:
+            kept = Dataset(row["name"], row["digest"], "local", row["source"], row["schema"], row["profile"])
+            inputs.append(DatasetInput(kept, [InputTag(MLFLOW_DATASET_CONTEXT, row["context"])]))
+        self._connect()[0].log_inputs(self._known(event["key"]).run_id, inputs)
+
+    def _send_experiment_tag(self, event: Event) -> None:
+        client, experiment = self._connect()
+        client.set_experiment_tag(experiment, event["name"], event["value"])
 
 
 def _rows(run: "Run") -> int:

@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from phasegpt.config_io import project_root
-from phasegpt.files import write_json
+from phasegpt.files import read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
 from tune.capacity import Ask, chosen, slots
+from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
 from tune.databases import held
 from tune.delivery import tracking_uri, without_credentials
 from tune.ending import ending
 from tune.finalists import most_finals
-from tune.jobs import trial_name
-from tune.lineage import search_params, search_tags
+from tune.lineage import search_tags
+from tune.machine_load import MachineLoad
+from tune.record import state_tags
 from tune.request import Request, RequestError
+from tune.search_record import begin_search, end_search
 from tune.space import budget
 from tune.spool import SPOOL
 from tune.sync import left_behind, unsent
@@ -134,24 +137,21 @@ class _Drive:
             hands, tags = crew(slot, ask), search_tags(request)
             searcher = make_searcher(request, hands)
             watch = Watch(searcher, self.console, self.tracker, request.name, tags)
-            self._begin({**tags, "kind": "search"}, watch)
-            with self.console:
+            self._begin(tags, watch)
+            with self.console, MachineLoad(self.tracker, request.name, request.places.folder / SPOOL):
                 whole = run_jobs(request, searcher, watch, slot, hands, trainable)
         if not whole:
+            self._describe("Interrupted.")
+            self._record(request.places.log)
             self.tracker.finish(request.name, "KILLED")
             return self._interrupted()
         return self._end_ablation(searcher) if request.arms else self._end(searcher)
 
-    def _begin(self, tags: dict[str, str], watch: "Watch") -> None:
-        tracker, name, places = self.tracker, self.request.name, self.request.places
-        if self.family is not None:
-            tracker.run(self.family, self.family, tags={"kind": "tracks", "search": self.family})
-        tracker.run(name, name, parent=self.family, tags=tags, params=search_params(self.request))
+    def _begin(self, tags: Mapping[str, str], watch: "Watch") -> None:
+        begin_search(self.request, self.tracker, tags, self.family)
         watch.settle()
-        tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
-        tracker.file(name, places.request, "config")
-        tracker.file(name, places.data_checks, "data")
-        tracker.tags(name, {"data_warnings": str(len(self.request.data.warnings))})
+        for left in self.tracker.reconcile():  # jobs that an earlier process left; those that go on are opened again
+            self.tracker.tags(left, state_tags("interrupted", ""))
 
     def _interrupted(self) -> int:
         """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
@@ -172,12 +172,9 @@ class _Drive:
             finals = final_results(request, searcher, found.winner)
             champion = crown(request, found, self.tracker, self.uri, finals)
         report = summary(request, searcher, found, champion)
+        before = read_json(request.places.summary) if request.places.summary.is_file() else None
+        end_search(request, self.tracker, report, before)
         write_summary(request, report)
-        if found is not None:
-            metrics = {f"winner/{name}": value for name, value in found.winner.metrics.items()}
-            self.tracker.metrics(request.name, {**metrics, **dict(found.winner.metrics)}, 0)
-            tags = {"winner": trial_name(found.winner.number), "verdict": found.verdict}
-            self.tracker.tags(request.name, tags)
         self._record(request.places.summary, request.places.log)
         self._look(sum(trial["state"] == "COMPLETE" for trial in report["trials"]))
         return self._say(report, ending(request, report), ended=found is not None)
@@ -202,14 +199,20 @@ class _Drive:
 
         request, found = self.request, ablated(self.request, searcher)
         if found is None:
+            self._describe("No two arms came to a result on every seed.")
+            self._record(request.places.log)
             return self._say({}, f"No two arms came to a result on every seed; see {request.places.log}", ended=False)
         report = {"name": request.name, "track": request.track, **found.as_dict()}
         picture = request.places.summary.with_suffix(".png")
         write_json(request.places.summary, report)
         draw(found, picture)
         self.tracker.table(request.name, table(found), "ablation.json")
+        self._describe(as_block(found.as_text()))
         self._record(request.places.summary, picture, request.places.log)
         return self._say(report, f"\n{found.as_text()}\n  {picture}", ended=True)
+
+    def _describe(self, state: str) -> None:
+        self.tracker.tags(self.request.name, {NOTE: search_note(self.request, state)})
 
     def _record(self, *files: Path) -> None:
         for file in files:

@@ -10,12 +10,15 @@ import json
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from tune.databases import require_driver
+from tune.datasets import Dataset
 from tune.delivery import Delivery, without_credentials
 from tune.outbox import Outbox
+from tune.process_load import SYSTEM
 from tune.wandb_sink import WandbSink
 
 PARAM_LENGTH = 6000
@@ -38,7 +41,7 @@ def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 class Tracker:
     """The search's record in MLflow. Calls journal an event (fsync) and return; a thread sends in the background.
 
-    Runs whose params have `logging.use_wandb` go to W&B as well, all but their tables and files.
+    Runs whose params have `logging.use_wandb` go to W&B as well, all but their tables, files, inputs and machine data.
     `spool` is the file SPOOL in the search's folder. A `key` names a run for good, such as "search/trial-003": unique
     in its experiment, without quotes. Raises TrackingError when made on a damaged spool or one in use, or for a
     database whose driver is missing, and from the first run that asks for W&B where the package is missing; nothing
@@ -65,7 +68,7 @@ class Tracker:
         """Create the run `key`, or go on with it; `parent` is the key of the run it stands under."""
         self._left.pop(key, None)
         short, short_tags = {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()}, _short_tags(tags or {})
-        self._wandb.run(key, name, parent, short_tags, short)
+        self._wandb.run(key, name, parent, _without_own(short_tags), short)
         self._outbox.put("run", key=key, name=name, parent=parent, tags=short_tags, params=short)
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
@@ -78,7 +81,8 @@ class Tracker:
         new = {name: value for name, value in finite.items() if told.get((name, step)) != value}
         if new:
             self._outbox.put("metrics", key=key, values=new, step=step)
-            self._wandb.metrics(key, new, step)
+            if own := {name: value for name, value in new.items() if not name.startswith(SYSTEM)}:
+                self._wandb.metrics(key, own, step)
             told.update({(name, step): value for name, value in new.items()})
         odd = {f"not_finite.{n}": f"{v} at step {step}" for n, v in values.items() if not math.isfinite(v)}
         if odd:
@@ -86,14 +90,29 @@ class Tracker:
 
     def tags(self, key: str, tags: Mapping[str, str]) -> None:
         """Set tags; a tag set before is replaced."""
-        self._outbox.put("tags", key=key, tags=_short_tags(tags))
-        self._wandb.tags(key, _short_tags(tags))
+        short = _short_tags(tags)
+        self._outbox.put("tags", key=key, tags=short)
+        if own := _without_own(short):
+            self._wandb.tags(key, own)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Rows as a table artifact `name` (ends in .json), which the UI shows; a table of that name is replaced."""
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        data = [[_plain(row.get(column)) for column in columns] for row in rows]
-        self._outbox.put("table", key=key, name=name, columns=columns, data=data)
+        self.tables(key, {name: rows})
+
+    def tables(self, key: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Several tables of a run by name, those that have rows: cheaper than one after another."""
+        split = {name: _split(rows) for name, rows in tables.items() if rows}
+        if split:
+            self._outbox.put("tables", key=key, tables=split)
+
+    def text(self, key: str, text: str, name: str) -> None:
+        """A text as the artifact `name`."""
+        self._outbox.put("text", key=key, name=name, text=text)
+
+    def datasets(self, key: str, datasets: Sequence[Dataset]) -> None:
+        """What a run is given, as its inputs; what it was said to have before stays."""
+        if datasets:
+            self._outbox.put("datasets", key=key, datasets=[asdict(dataset) for dataset in datasets])
 
     def file(self, key: str, path: Path, folder: str | None = None) -> None:
         """A file as an artifact in `folder`; it must still be there when the event is sent."""
@@ -102,6 +121,10 @@ class Tracker:
     def folder(self, key: str, path: Path, to: str) -> None:
         """What a folder holds as artifacts in `to`; it must still be there when the event is sent."""
         self._outbox.put("folder", key=key, path=str(path.resolve()), to=to)
+
+    def experiment_tag(self, name: str, value: str) -> None:
+        """Set a tag of the experiment that all runs lie in; one set before is replaced."""
+        self._outbox.put("experiment_tag", name=name, value=value)
 
     def finish(self, key: str, status: Status = "FINISHED") -> None:
         """End a run. A later `run` with its key opens it again."""
@@ -143,6 +166,17 @@ class Tracker:
         waiting = self._outbox.close(timeout)
         self._wandb.close()
         return waiting
+
+
+def _split(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows in pandas' "split" layout, which MLflow's tables have."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {"columns": columns, "data": [[_plain(row.get(column)) for column in columns] for row in rows]}
+
+
+def _without_own(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags without those that mean something to MLflow's UI alone."""
+    return {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
 
 
 def _short_tags(tags: Mapping[str, str]) -> dict[str, str]:
