@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from phasegpt.base_model import ModelError
-from phasegpt.files import file_sha256, read_json, text_sha256
+from phasegpt.base_model import ModelError, base_identity
+from phasegpt.files import file_sha256, read_json, text_sha256, write_json
 
 POLICY = "policy"
 REFERENCE = "reference"
@@ -28,6 +28,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PHASE_FILE = "phase_branch.safetensors"
 PHASE_SETTINGS = "phase_branch.json"
+BASE_RECORD = "base_model.json"
+NOT_PLAIN = ("use_dora", "modules_to_save", "megatron_config")  # PEFT imports the module that the last one names
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,39 @@ def check_adapter(folder: Path, base: str) -> None:
         raise ModelError(f"{config_file} is not JSON: {error}") from error
     if settings.get("peft_type") != "LORA":
         raise ModelError(f"{folder} holds a {settings.get('peft_type')} adapter; only LORA is supported")
-    if odd := [key for key in ("use_dora", "modules_to_save") if settings.get(key)]:
+    if odd := [key for key in NOT_PLAIN if settings.get(key)]:
         raise ModelError(f"{folder} is no plain LoRA adapter: {', '.join(odd)} is set in {ADAPTER_CONFIG}")
     made_for = settings.get("base_model_name_or_path")
     if made_for and Path(made_for).name != Path(base).name:
         raise ModelError(f"{folder} was made for the base model {made_for}, not for {base}")
 
 
-def put_on(model: PreTrainedModel, base: str, folder: Path, name: str) -> PeftModel:
-    """The adapter in `folder`, frozen, as adapter `name` of a base model called `base`."""
+def write_base_record(folder: Path, address: str, identity: str) -> None:
+    """Make an adapter folder name its base model by `address`, from anywhere, and say which model that was."""
+    config_file = folder / ADAPTER_CONFIG
+    settings = read_json(config_file)
+    if settings.get("base_model_name_or_path") != address:
+        write_json(config_file, {**settings, "base_model_name_or_path": address})
+    write_json(folder / BASE_RECORD, {"address": address, "identity": identity})
+
+
+def _check_identity(folder: Path, name: str, base_folder: Path) -> None:
+    """Raises ModelError where an adapter says which base model it was made for, and `base_folder` holds another one."""
+    file = folder / BASE_RECORD
+    if not file.is_file():
+        return
+    made_for, found = str(read_json(file)["identity"]), base_identity(name, base_folder)
+    if made_for and made_for != found:
+        raise ModelError(
+            f"{base_folder} holds another model than {folder} was made for (its files hash to {found[:12]}, expected "
+            f"{made_for[:12]}): weights, config or tokenizer of {name} have changed since; put the former ones back"
+        )
+
+
+def put_on(model: PreTrainedModel, base: str, base_folder: Path, folder: Path, name: str) -> PeftModel:
+    """The adapter in `folder`, frozen, as adapter `name` of the base model called `base`, read from `base_folder`."""
     check_adapter(folder, base)
+    _check_identity(folder, base, base_folder)
     try:
         return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:

@@ -389,7 +389,7 @@ def _attach_phase(base: Base, phase: PhaseSettings, start: Mapping[str, Tensor] 
 
 
 def _on_reference(base: Base, config: LoraConfig, folder: Path) -> PeftModel:
-    model = put_on(base.model, base.name, folder, REFERENCE)
+    model = put_on(base.model, base.name, base.folder, folder, REFERENCE)
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.lora_dropout[REFERENCE] = nn.Identity()  # the reference is the same in training as in evaluation
@@ -402,7 +402,7 @@ def load_policy(base: Base, folder: Path) -> Policy:
     """A saved adapter on its base, ready to generate. Raises ModelError where the folder is no adapter of this base."""
     branch = read_branch(folder)
     with _stripped_on_error(base):
-        model = put_on(base.model, base.name, folder, POLICY)
+        model = put_on(base.model, base.name, base.folder, folder, POLICY)
         handles = None if branch is None else _attach_phase(base, branch.settings, branch.tensors)
     return Policy(base, model.eval(), handles, phase_settings=branch.settings if branch else None)
 

@@ -46,9 +46,7 @@ def run_id(uri: str, trained: Trained, toy_model_dir: Path, tmp_path_factory: py
     assert tracker.close(60) == 0
     made = tracker.run_id("one")
     assert made is not None
-    assert promote(
-        open_client(uri), candidate(made, str(toy_model_dir), trained.paths.adapter, LOW, "b"), folder
-    ).promote
+    assert promote(open_client(uri), candidate(made, str(toy_model_dir), trained.paths.adapter, LOW, "b")).promote
     return made
 
 
