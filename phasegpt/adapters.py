@@ -68,7 +68,7 @@ def check_adapter(folder: Path, base: str) -> None:
         raise ModelError(f"{folder} holds a {settings.get('peft_type')} adapter; only LORA is supported")
     if odd := [key for key in NOT_PLAIN if settings.get(key)]:
         raise ModelError(f"{folder} is no plain LoRA adapter: {', '.join(odd)} is set in {ADAPTER_CONFIG}")
-    made_for = settings.get("base_model_name_or_path")
+    made_for = _recorded(folder).get("address") or settings.get("base_model_name_or_path")
     if made_for and Path(made_for).name != Path(base).name:
         raise ModelError(f"{folder} was made for the base model {made_for}, not for {base}")
 
@@ -82,13 +82,24 @@ def write_base_record(folder: Path, address: str, identity: str) -> None:
     write_json(folder / BASE_RECORD, {"address": address, "identity": identity})
 
 
+def base_of(folder: Path) -> str:
+    """The base model that an adapter names: in its record, which a version of the registry has, else as PEFT does."""
+    try:
+        return str(_recorded(folder).get("address") or read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"])
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{folder / ADAPTER_CONFIG} names no base model ({error}); save the adapter again") from error
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """{address, identity} of the base model as `write_base_record` wrote them; empty for an adapter without."""
+    file = folder / BASE_RECORD
+    return dict(read_json(file)) if file.is_file() else {}
+
+
 def _check_identity(folder: Path, name: str, base_folder: Path) -> None:
     """Raises ModelError where an adapter says which base model it was made for, and `base_folder` holds another one."""
-    file = folder / BASE_RECORD
-    if not file.is_file():
-        return
-    made_for, found = str(read_json(file)["identity"]), base_identity(name, base_folder)
-    if made_for and made_for != found:
+    made_for = _recorded(folder).get("identity")
+    if made_for and (found := base_identity(name, base_folder)) != made_for:
         raise ModelError(
             f"{base_folder} holds another model than {folder} was made for (its files hash to {found[:12]}, expected "
             f"{made_for[:12]}): weights, config or tokenizer of {name} have changed since; put the former ones back"

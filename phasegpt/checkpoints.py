@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from phasegpt.adapters import ADAPTER_CONFIG, check_adapter
+from phasegpt.adapters import ADAPTER_CONFIG, base_of, check_adapter
 from phasegpt.base_model import BUNDLED, ModelError
 from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import REGISTRY, is_registered
 from phasegpt.evaluate import generate
-from phasegpt.files import read_json, whole_folder
+from phasegpt.files import whole_folder
 from phasegpt.models import Policy, load_base, load_policy
 
 if TYPE_CHECKING:
@@ -186,14 +186,6 @@ def _in_folder(address: str, folder: Path) -> Checkpoint:
         return Checkpoint(address, adapter, base_of(adapter))
     result = _result_of(run) if adapter == run / ADAPTER else None
     return Checkpoint(address, adapter, base_of(adapter), _file(run / "config.yaml"), result)
-
-
-def base_of(adapter: Path) -> str:
-    """The base model that an adapter names."""
-    try:
-        return str(read_json(adapter / ADAPTER_CONFIG)["base_model_name_or_path"])
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{adapter / ADAPTER_CONFIG} names no base model ({error}); save the adapter again") from error
 
 
 def _file(path: Path) -> Path | None:

@@ -47,6 +47,8 @@ def export(client: "MlflowClient", track: str, version: str, to: Path, merge_as:
                 _write_merged(data / "adapter", stage, merge_as)
             _copy_tokenizer(data / "tokenizer", stage)
             write_text(stage / CARD, _card(data / CARD, found, merged=merge_as is not None))
+            for file in stage.iterdir():
+                file.chmod(0o644)  # safetensors writes for its owner alone
 
 
 def _check_branch(adapter: Path, address: str, *, merged: bool) -> None:

@@ -60,6 +60,11 @@ def hub_id(base_model: str) -> str | None:
     return None if Path(base_model).is_absolute() else base_model
 
 
+def _base_name(candidate: Candidate) -> str:
+    """The base model for people: of one in a folder the folder's name, without the path to it."""
+    return hub_id(candidate.base_model) or Path(candidate.base_model).name
+
+
 def card_text(candidate: Candidate) -> str:
     """The card without its front matter."""
     sections = (
@@ -74,7 +79,7 @@ def card_text(candidate: Candidate) -> str:
         ("Lineage", _lineage(candidate)),
     )
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections if text)
-    head = f"# {model_name(candidate.track)}: a LoRA adapter for {candidate.base_model}"
+    head = f"# {model_name(candidate.track)}: a LoRA adapter for {_base_name(candidate)}"
     return f"{head}\n\nThe winner of a search for the best alignment with a handful of preference pairs.\n\n{body}\n"
 
 
@@ -120,9 +125,10 @@ def _training_data(candidate: Candidate) -> str:
     return bullets(
         ("preference data", f"`{training['preference_dataset']}`" if training.get("preference_dataset") else ""),
         ("hash", f"`{candidate.data_hash}`" if candidate.data_hash else ""),
-        ("rows", ", ".join(f"{count} {what}" for what, count in sorted(candidate.data.items()))),
+        ("training on", f"{candidate.data['train']} rows" if "train" in candidate.data else ""),
+        ("held out for validation", f"{candidate.data['val']} rows" if "val" in candidate.data else ""),
         ("domains", ", ".join(data.get("domains") or ())),
-        ("held out of training", ", ".join(candidate.config["evaluation"].get("held_out_domains") or ())),
+        ("domains held out", ", ".join(candidate.config["evaluation"].get("held_out_domains") or ())),
         (
             "licence",
             "Apache-2.0, written by the project's authors (data/README.md is the datasheet)" if shipped else "",
@@ -172,7 +178,6 @@ def _limits(candidate: Candidate) -> str:
 
 def _how_to_load(candidate: Candidate) -> str:
     name = model_name(candidate.track)
-    base = hub_id(candidate.base_model) or candidate.base_model
     return f"""With this project installed, from its registry:
 
 ```python
@@ -182,7 +187,7 @@ mlflow.pyfunc.load_model("models:/{name}@{CHAMPION}").predict(["a prompt"])
 An exported adapter, with PEFT:
 
 ```python
-base = AutoModelForCausalLM.from_pretrained({base!r}, dtype="float32")
+base = AutoModelForCausalLM.from_pretrained("{_base_name(candidate)}", dtype="float32")
 model = PeftModel.from_pretrained(base, "FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
@@ -207,6 +212,6 @@ def _lineage(candidate: Candidate) -> str:
         ("MLflow run", candidate.run_id),
         ("code", f"commit {candidate.commit}{changed}" if candidate.commit else ""),
         ("config hash", candidate.config_hash),
-        ("base model", f"{candidate.base_model}, files hash to {candidate.base_identity[:16]}"),
+        ("base model", f"{_base_name(candidate)}, files hash to {candidate.base_identity[:16]}"),
         ("made with", ", ".join(f"{name} {version}" for name, version in sorted(candidate.versions.items()))),
     )

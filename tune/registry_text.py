@@ -185,7 +185,7 @@ def show_text(one: Facts) -> str:
         ("Lineage", _facts(_lineage(one["lineage"]))),
         ("Decision", _decided(one["decision"])),
         ("Numbers on the final half (95 % intervals)", _numbers(one)),
-        ("Since then", _facts(one["events"])),
+        ("What came later", _facts(one["events"])),
     )
     head = f"{one['address']}  {', '.join(one['aliases']) or 'in no seat'}"
     return "\n\n".join([head, *(f"{title}\n{text}" for title, text in sections if text)])
