@@ -128,6 +128,9 @@ def raised(by: int) -> dict[str, float]:
     return {prompt: 0.1 + by / 10 + n / 1000 for n, prompt in enumerate(LOW)}
 
 
+DECIDED = {"promoted", "decided_against", "reason", "interval.high", "unseated_by", "defended_against"}
+
+
 @dataclass(frozen=True)
 class Pool:
     """Versions of a track: each surely beats those before it, save `twin`, which has the scores of `strong`."""
@@ -143,7 +146,7 @@ class Pool:
         """Version `zero` in the seat, and nothing left on the others of what was decided before."""
         promote_version(self.client, self.track, self.zero, force=True)
         for version in (self.weak, self.strong, self.twin):
-            for key in self.tags(version):
+            for key in DECIDED & self.tags(version).keys():
                 self.client.delete_model_version_tag(f"phasegpt-track-{self.track}", version, key)
 
     def tags(self, version: str) -> dict[str, str]:
@@ -166,7 +169,7 @@ def pool(contest: Contest, toy_model_dir: Path, adapter: Path) -> Pool:
 def test_two_promotions_at_once_never_leave_a_champion_that_lost_to_the_other(contest: Contest, pool: Pool) -> None:
     """Both beat who sits there, and the second beats the first: whatever the order of calls, the second stays."""
     seen = set()
-    for seed in range(8):
+    for seed in range(5):
         pool.begin()
         ends = contest.run("b", [pool.weak, pool.strong], seed)
         seen.add(tuple(ends))
@@ -186,7 +189,7 @@ def test_two_promotions_at_once_never_leave_a_champion_that_lost_to_the_other(co
 @pytest.mark.timeout(600)
 def test_of_two_that_are_alike_the_first_stays_and_the_other_is_told_so(contest: Contest, pool: Pool) -> None:
     alike, seen = [pool.strong, pool.twin], set()
-    for seed in range(6):
+    for seed in range(4):
         pool.begin()
         ends = contest.run("b", alike, seed)
         assert sorted(ends) == ["lost", "won"]
@@ -201,7 +204,7 @@ def test_of_two_that_are_alike_the_first_stays_and_the_other_is_told_so(contest:
 @pytest.mark.timeout(600)
 def test_who_dies_midway_leaves_a_seat_that_the_next_one_puts_right(contest: Contest, pool: Pool) -> None:
     """One of two alike is killed at a call, early and late; whoever was first by the record is champion, and whole."""
-    for killed_at in range(3, 60, 6):
+    for killed_at in range(2, 60, 6):
         pool.begin()
         ends = contest.run("b", [pool.strong, pool.twin], killed_at, killed_at)
         repair(pool.client, "b")
