@@ -74,8 +74,9 @@ def _settle(client: "MlflowClient", track: str, version: str, evidence: Evidence
         seat = read_seat(client, track)
         if seat.champion == version:
             return Decision(True, "it is the champion already", version=version)
-        decision = replace(_decide(evidence, _sitting(client, track, seat), force=force), version=version)
-        notes = notes_of(decision, seat.champion, overtaken)
+        seated = _sitting(client, track, seat)
+        decision = replace(_decide(evidence, seated, force=force), version=version)
+        notes = notes_of(decision, seated.version if seated else "", overtaken)
         if decision.promote and claim(client, track, seat, version, notes):
             publish(client, track)
             return decision

@@ -1,4 +1,4 @@
-"""One of two processes that want a track's seat at once, held before each call to MLflow until it is told to go on.
+"""One of two processes that want a track's seat at once, held before each call on it until it is told to go on.
 
 Run as `python -m tests.tune.contest URI`. It reads lines: `promote TRACK VERSION` begins, from then on `go` lets the
 next call happen, and `die` ends this promotion there, as if the process were killed. It writes lines: `at NAME` before
@@ -12,21 +12,23 @@ from tune.delivery import open_client
 from tune.gate import RegistryError
 from tune.registry import promote_version
 
+HELD = {"search_model_versions", "get_registered_model", "create_model_version", "set_registered_model_alias"}
+"""The calls that read the seat or write it; between others nothing is decided."""
+
 
 class KilledError(BaseException):
     """Nothing in a promotion catches it, as nothing catches SIGKILL."""
 
 
 class Held:
-    """A client of MLflow whose calls wait for their turn."""
+    """A client of MLflow whose calls on the seat wait for their turn."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
-        held = callable(found) and name != "set_model_version_tag"  # many, and between them nothing is decided
-        return self._when_told(name, found) if held else found
+        return self._when_told(name, found) if name in HELD else found
 
     def _when_told(self, name: str, call: Any) -> Any:
         def wait_and_call(*args: Any, **options: Any) -> Any:

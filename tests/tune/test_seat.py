@@ -1,215 +1,134 @@
-"""The record of a seat on a real registry: what happens around it, and to two processes that want it at once."""
+"""The record of a seat on a real registry, with aliases and versions that others have moved or taken away."""
 
-import random
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import json
+import shutil
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 
-from tests.tune.contenders import LOW
+from tests.tune.contenders import HIGH, LOW, MIXED
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
+from tune import registry
 from tune.delivery import open_client
-from tune.registry import promote_version, repair
-from tune.seat import read_seat
-from tune.versions import aliases_of, register
+from tune.gate import RegistryError
+from tune.registry import champion, promote_version, repair, rollback
+from tune.seat import Seat, claim, out_of_step, publish, read_seat, record_name
+from tune.versions import aliases_of, register, versions_named
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 60
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory, toy_model_dir: Path) -> Path:
-    return toy_adapter(toy_model_dir, tmp_path_factory.mktemp("adapter") / "adapter")
+NAME = "phasegpt-track-a"
 
 
 @pytest.fixture(scope="module")
-def file_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An SQLite file, which two processes of one machine open themselves."""
-    folder = tmp_path_factory.mktemp("file")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    open_client(uri).create_experiment(EXPERIMENT, (folder / "artifacts").as_uri())
-    return uri
+def registered(tmp_path_factory: pytest.TempPathFactory, toy_model_dir: Path) -> Path:
+    """A database with three versions of track a, in which nobody was seated: 2 may be as good as 1, 3 is better."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    client = open_client(f"sqlite:///{folder}/mlflow.db")
+    client.create_experiment(EXPERIMENT, (folder / "artifacts").as_uri())
+    adapter = toy_adapter(toy_model_dir, folder / "adapter")
+    for values in (LOW, MIXED, HIGH):
+        register(client, winner_of(client, toy_model_dir, adapter, values, "a"))
+    return folder / "mlflow.db"
 
 
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that serves artifacts too, as two machines with no common folder have it."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--serve-artifacts"]
-    words += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
-    )
-    until = time.monotonic() + PATIENCE
-    while not _answers(f"http://127.0.0.1:{port}/health") and time.monotonic() < until:
-        assert process.poll() is None, "the server ended"
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(PATIENCE)
+@pytest.fixture
+def client(registered: Path, tmp_path: Path) -> Any:
+    """A registry of the test's own."""
+    shutil.copy(registered, tmp_path / "mlflow.db")
+    return open_client(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own server
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False
+def test_an_empty_seat_is_nobodys(client: Any) -> None:
+    assert read_seat(client, "a") == Seat()
+    assert champion(client, "a") is None
+    assert out_of_step(client, "a") is None
+    with pytest.raises(RegistryError, match="no previous champion"):
+        rollback(client, "a")
 
 
-@dataclass
-class Contest:
-    """Two processes, and a client beside them that nobody holds."""
-
-    uri: str
-    client: Any
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self) -> None:
-        for _ in range(2):
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.tune.contest", self.uri],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                cwd=ROOT,
-            )
-            self.processes.append(process)
-        for process in self.processes:
-            assert self.hear(process) == "ready"
-
-    def hear(self, process: subprocess.Popen[str]) -> str:
-        assert process.stdout is not None
-        return process.stdout.readline().strip()
-
-    def tell(self, who: int, line: str) -> str:
-        """Tell a process and hear what comes of it."""
-        process = self.processes[who]
-        assert process.stdin is not None
-        process.stdin.write(f"{line}\n")
-        process.stdin.flush()
-        return self.hear(process)
-
-    def run(self, track: str, versions: list[str], seed: int, killed_at: int | None = None) -> list[str]:
-        """How both promotions end, in an order of calls that `seed` draws; the first dies at its call `killed_at`."""
-        draw, calls = random.Random(seed), 0  # noqa: S311 - an order, not a secret
-        heard = [self.tell(who, f"promote {track} {version}") for who, version in enumerate(versions)]
-        while waiting := [who for who in range(2) if heard[who].startswith("at ")]:
-            who = draw.choice(waiting)
-            calls += who == 0
-            heard[who] = self.tell(who, "die" if who == 0 and calls == killed_at else "go")
-        return [line.removeprefix("end ") for line in heard]
+def test_of_two_claims_on_the_same_seat_the_second_changes_nothing(client: Any) -> None:
+    seen = read_seat(client, "a")
+    assert claim(client, "a", seen, "1", {})
+    assert not claim(client, "a", seen, "2", {})
+    assert read_seat(client, "a") == Seat("1", "", 1)
+    assert claim(client, "a", read_seat(client, "a"), "3", {})
+    assert read_seat(client, "a") == Seat("3", "1", 3)
+    assert [str(entry.version) for entry in versions_named(client, record_name("a"))] == ["3", "2", "1"]
 
 
-@pytest.fixture(scope="module", params=["file_uri", "server_uri"])
-def contest(request: pytest.FixtureRequest) -> Iterator[Contest]:
-    uri = request.getfixturevalue(request.param)
-    made = Contest(uri, open_client(uri))
-    made.start()
-    yield made
-    for process in made.processes:
-        process.kill()
-        process.wait(PATIENCE)
+def test_a_claim_that_arrives_twice_counts_once_and_is_ones_own(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the answer to the first request is lost on the way and the client sends it again."""
+    real = client.create_model_version
+
+    def twice(*args: Any, **options: Any) -> Any:
+        real(*args, **options)
+        return real(*args, **options)
+
+    monkeypatch.setattr(client, "create_model_version", twice)
+    assert claim(client, "a", read_seat(client, "a"), "1", {})
+    assert read_seat(client, "a") == Seat("1", "", 1)
 
 
-def raised(by: int) -> dict[str, float]:
-    """Scores that are surely better than those of any smaller `by`."""
-    return {prompt: 0.1 + by / 10 + n / 1000 for n, prompt in enumerate(LOW)}
+def test_the_aliases_of_an_older_registry_are_where_its_record_begins(client: Any) -> None:
+    client.set_registered_model_alias(NAME, "champion", "1")
+    assert read_seat(client, "a") == Seat("1", "", 0)
+    assert promote_version(client, "a", "3").promote
+    assert aliases_of(client, "a") == {"champion": "3", "previous": "1"}
+    assert rollback(client, "a").version == "1"
 
 
-DECIDED = {"promoted", "decided_against", "reason", "interval.high", "unseated_by", "defended_against"}
+def test_who_dies_before_the_aliases_are_written_is_finished_by_the_next_one(client: Any) -> None:
+    promote_version(client, "a", "1")
+    claim(client, "a", read_seat(client, "a"), "3", {"3": {"reason": "better"}, "1": {"unseated_by": "3"}})
+    assert aliases_of(client, "a") == {"champion": "1"}
+    assert out_of_step(client, "a") == Seat("3", "1", 2)
+    assert not promote_version(client, "a", "2").promote
+    assert aliases_of(client, "a") == {"champion": "3", "previous": "1"}
+    assert client.get_model_version(NAME, "1").tags["unseated_by"] == "3"
+    assert client.get_model_version(NAME, "3").tags["reason"] == "better"
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Versions of a track: each surely beats those before it, save `twin`, which has the scores of `strong`."""
-
-    client: Any
-    track: str
-    zero: str
-    weak: str
-    strong: str
-    twin: str
-
-    def begin(self) -> None:
-        """Version `zero` in the seat, and nothing left on the others of what was decided before."""
-        promote_version(self.client, self.track, self.zero, force=True)
-        for version in (self.weak, self.strong, self.twin):
-            for key in DECIDED & self.tags(version).keys():
-                self.client.delete_model_version_tag(f"phasegpt-track-{self.track}", version, key)
-
-    def tags(self, version: str) -> dict[str, str]:
-        return dict(self.client.get_model_version(f"phasegpt-track-{self.track}", version).tags)
-
-    def seated(self) -> str:
-        """Who is champion, by the record and by the alias alike."""
-        by_record, by_alias = read_seat(self.client, self.track).champion, aliases_of(self.client, self.track)
-        assert by_record == by_alias["champion"]
-        return by_record
+def test_an_alias_moved_by_hand_is_told_and_put_right(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    promote_version(client, "a", "1")
+    client.set_registered_model_alias(NAME, "champion", "2")
+    words = ["--track", "a", "--tracking-uri", client.tracking_uri]
+    assert registry.main(["list", *words]) == 0
+    assert "python -m tune.registry promote --track a 1" in capsys.readouterr().out
+    assert registry.main(["list", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["out_of_step"]
+    assert registry.main(["promote", *words, "1"]) == 0
+    assert aliases_of(client, "a")["champion"] == "1"
+    assert repair(client, "a") is None
 
 
-@pytest.fixture(scope="module")
-def pool(contest: Contest, toy_model_dir: Path, adapter: Path) -> Pool:
-    winners = [winner_of(contest.client, toy_model_dir, adapter, raised(by), "b") for by in (0, 1, 2, 2)]
-    return Pool(contest.client, "b", *(register(contest.client, winner) for winner in winners))
+def test_a_champion_that_was_deleted_leaves_the_seat_empty(client: Any) -> None:
+    for version in "13":
+        promote_version(client, "a", version)
+    client.delete_model_version(NAME, "3")
+    assert champion(client, "a") is None
+    decision = promote_version(client, "a", "1")
+    assert (decision.promote, decision.uncontested) == (True, True)
+    assert aliases_of(client, "a")["champion"] == "1"
 
 
-@pytest.mark.timeout(600)
-def test_two_promotions_at_once_never_leave_a_champion_that_lost_to_the_other(contest: Contest, pool: Pool) -> None:
-    """Both beat who sits there, and the second beats the first: whatever the order of calls, the second stays."""
-    seen = set()
-    for seed in range(5):
-        pool.begin()
-        ends = contest.run("b", [pool.weak, pool.strong], seed)
-        seen.add(tuple(ends))
-        assert pool.seated() == pool.strong
-        weak, strong = pool.tags(pool.weak), pool.tags(pool.strong)
-        assert strong["promoted"] == "true"
-        if ends[0] == "lost":
-            assert (weak["promoted"], weak["decided_against"]) == ("false", pool.strong)
-            assert float(weak["interval.high"]) < 0
-            assert strong["defended_against"] == pool.weak
-        else:
-            assert (weak["promoted"], weak["unseated_by"]) == ("true", pool.strong)
-            assert aliases_of(pool.client, "b")["previous"] == pool.weak
-    assert seen == {("won", "won"), ("lost", "won")}
+def test_the_record_of_a_deleted_model_says_nothing_of_a_later_one_of_its_name(client: Any) -> None:
+    promote_version(client, "a", "1")
+    client.delete_registered_model(NAME)
+    client.create_registered_model(NAME)
+    client.create_model_version(NAME, "file:///elsewhere")
+    assert read_seat(client, "a") == Seat()
 
 
-@pytest.mark.timeout(600)
-def test_of_two_that_are_alike_the_first_stays_and_the_other_is_told_so(contest: Contest, pool: Pool) -> None:
-    alike, seen = [pool.strong, pool.twin], set()
-    for seed in range(4):
-        pool.begin()
-        ends = contest.run("b", alike, seed)
-        assert sorted(ends) == ["lost", "won"]
-        first, other = alike[ends.index("won")], alike[ends.index("lost")]
-        assert pool.seated() == first
-        assert pool.tags(other)["reason"].startswith("does not surely beat the champion")
-        assert pool.tags(other)["decided_against"] == first
-        seen.add(first)
-    assert seen == set(alike)
+def test_a_rollback_that_meets_a_promotion_is_refused(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in "13":
+        promote_version(client, "a", version)
 
+    def taken(*_: Any) -> bool:
+        claim(client, "a", read_seat(client, "a"), "2", {})
+        return claim(*_)
 
-@pytest.mark.timeout(600)
-def test_who_dies_midway_leaves_a_seat_that_the_next_one_puts_right(contest: Contest, pool: Pool) -> None:
-    """One of two alike is killed at a call, early and late; whoever was first by the record is champion, and whole."""
-    for killed_at in range(2, 60, 6):
-        pool.begin()
-        ends = contest.run("b", [pool.strong, pool.twin], killed_at, killed_at)
-        repair(pool.client, "b")
-        assert pool.tags(pool.seated())["promoted"] == "true"
-        assert pool.seated() == (pool.twin if ends[1] == "won" else pool.strong)
-        if ends[0] != "killed":
-            break
-    assert killed_at > 10
+    monkeypatch.setattr(registry, "claim", taken)
+    with pytest.raises(RegistryError, match="was taken meanwhile"):
+        rollback(client, "a")
+    publish(client, "a")
+    assert aliases_of(client, "a") == {"champion": "2", "previous": "3"}
