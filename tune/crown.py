@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phasegpt.base_model import ModelError, base_address, base_identity, resolve_base
+from phasegpt.base_model import ModelError, base_address, base_identity
 from phasegpt.config_io import project_root
 from phasegpt.metrics.text import scorer
 from tune.conclude import Conclusion
@@ -57,7 +57,7 @@ def _candidate(request: Request, found: Conclusion, adapter: Path, run_id: str, 
     own = next((finalist for finalist in found.finalists if finalist.number == OWN), None)
     return Candidate(
         base_model=base_address(base, project_root()),
-        base_identity=base_identity(base, resolve_base(base, project_root())),
+        base_identity=base_identity(base, first["hashes"]["base_model"]),
         objective=objective,
         scores=scores_by_metric(finals),
         metrics=dict(best.metrics),

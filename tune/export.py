@@ -10,10 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from phasegpt.base_model import resolve_base
+from phasegpt.config_io import project_root
 from phasegpt.files import read_json, whole_folder, write_json, write_text
 from tune.gate import Champion, RegistryError
 from tune.model_card import hub_id
-from tune.served import DATA
+from tune.served import DATA, save_tokenizer
 from tune.versions import read_version
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def export(client: "MlflowClient", track: str, version: str, to: Path, merge_as:
                 _copy_adapter(data / "adapter", stage)
             else:
                 _write_merged(data / "adapter", stage, merge_as)
-            _copy_tokenizer(data / "tokenizer", stage)
+            _copy_tokenizer(data, stage)
             write_text(stage / CARD, _card(data / CARD, found, merged=merge_as is not None))
             for file in stage.iterdir():
                 file.chmod(0o644)  # safetensors writes for its owner alone
@@ -89,12 +91,14 @@ def _write_merged(adapter: Path, to: Path, precision: Precision) -> None:
     model.save_pretrained(to)
 
 
-def _copy_tokenizer(tokenizer: Path, to: Path) -> None:
-    if not tokenizer.is_dir():
-        raise RegistryError(
-            "this version was registered before versions kept their tokenizer; search again, or promote"
-        )
-    shutil.copytree(tokenizer, to, dirs_exist_ok=True)
+def _copy_tokenizer(data: Path, to: Path) -> None:
+    """The version's tokenizer; that of its base model where it is older than versions with one."""
+    from phasegpt.adapters import base_of
+
+    if (data / "tokenizer").is_dir():
+        shutil.copytree(data / "tokenizer", to, dirs_exist_ok=True)
+    else:
+        save_tokenizer(resolve_base(base_of(data / "adapter"), project_root()), to)
 
 
 def _card(stored: Path, found: Champion, *, merged: bool) -> str:

@@ -38,7 +38,7 @@ def pack(candidate: Candidate, folder: Path, model: Any) -> Path:
     data = folder / DATA
     shutil.copytree(candidate.adapter, data / "adapter")
     write_base_record(data / "adapter", candidate.base_model, candidate.base_identity)
-    _save_tokenizer(resolve_base(candidate.base_model, project_root()), data / "tokenizer")
+    save_tokenizer(resolve_base(candidate.base_model, project_root()), data / "tokenizer")
     write_json(data / "config.json", candidate.config)
     write_text(data / "README.md", model_card(candidate))
     write_json(data / "scores.json", evidence_json(candidate))
@@ -54,7 +54,7 @@ def pack(candidate: Candidate, folder: Path, model: Any) -> Path:
     return folder / "model"
 
 
-def _save_tokenizer(base: Path, to: Path) -> None:
+def save_tokenizer(base: Path, to: Path) -> None:
     """The tokenizer of a base model with its chat template, as `save_pretrained` writes it."""
     from transformers import AutoTokenizer
 

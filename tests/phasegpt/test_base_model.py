@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from phasegpt import base_model
-from phasegpt.base_model import BASE_FILES, BUNDLED, ModelError, base_address, base_identity, resolve_base
+from phasegpt.base_model import (
+    BASE_FILES,
+    BUNDLED,
+    ModelError,
+    base_address,
+    base_identity,
+    model_fingerprint,
+    resolve_base,
+)
 from phasegpt.bundled import WHEEL_SHA256, BundledModelError
 
 ROOT = Path(__file__).parents[2]
@@ -41,12 +49,12 @@ def test_a_name_that_is_no_folder_is_its_own_address(tmp_path: Path, monkeypatch
 
 
 def test_the_bundled_model_is_itself_whatever_converted_it_and_a_folder_is_what_it_holds(tmp_path: Path) -> None:
+    assert base_identity(BUNDLED, "one") == base_identity(BUNDLED, "two") == WHEEL_SHA256
     (tmp_path / "config.json").write_text("{}")
-    before = base_identity(str(tmp_path), tmp_path)
-    assert base_identity(BUNDLED, tmp_path) == WHEEL_SHA256
-    (tmp_path / "config.json").write_text('{"transformers_version": "6"}')
-    assert base_identity(str(tmp_path), tmp_path) != before
-    assert base_identity(BUNDLED, tmp_path) == WHEEL_SHA256
+    before = model_fingerprint(tmp_path)
+    assert base_identity(str(tmp_path), before) == before
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    assert model_fingerprint(tmp_path) != before
 
 
 def test_the_bundled_model_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phasegpt.base_model import base_identity
+from phasegpt.base_model import model_fingerprint
 from phasegpt.statistics import Gain, Wins
 from tune.gate import Candidate, Evidence
 
@@ -40,7 +40,7 @@ def candidate(run_id: str, base_model: str, adapter: Path, values: Mapping[str, 
         "experiment": {"seed": 42, "device": "cpu"},
     }
     return Candidate(
-        **vars(evidence(values, base_model=base_model, base_identity=base_identity(base_model, Path(base_model)))),
+        **vars(evidence(values, base_model=base_model, base_identity=model_fingerprint(Path(base_model)))),
         track=track,
         search="first",
         run_id=run_id,

@@ -157,7 +157,7 @@ def test_a_base_model_that_has_changed_since_is_refused_and_nothing_is_written(
     version = register(client, winner_of(client, base, adapters["plain"], LOW, "b"))
     build_toy_model(base, seed=1)
     assert export(client, version, "--to", str(tmp_path / "out"), "--merge") == 2
-    assert "holds another model than" in capsys.readouterr().err
+    assert "is another model than" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert export(client, version, "--to", str(tmp_path / "adapter")) == 0
     assert read_json(tmp_path / "adapter" / "adapter_config.json")["base_model_name_or_path"] == str(base)
