@@ -1,5 +1,6 @@
 """Versions taken out of a real registry and opened by PEFT and transformers alone: what they say is what ours says."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from phasegpt import base_model
 from phasegpt.adapters import PhaseSettings
+from phasegpt.base_model import BUNDLED
+from phasegpt.bundled import WHEEL_SHA256
 from phasegpt.checkpoints import open_adapter
 from phasegpt.evaluate import generate
 from phasegpt.files import read_json
@@ -17,6 +21,7 @@ from tests.tune.contenders import LOW
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
 from tune import registry
 from tune.delivery import open_client
+from tune.model_card import BUNDLED_ON_HUB
 from tune.registry import promote_version
 from tune.versions import register
 
@@ -133,6 +138,19 @@ def test_a_phase_branch_goes_with_the_adapter_and_is_never_lost_in_a_merge(
     assert "PEFT alone does not load" in capsys.readouterr().err
     assert (tmp_path / "adapter" / "phase_branch.safetensors").is_file()
     assert open_adapter(tmp_path / "adapter").phase is not None
+
+
+def test_an_adapter_of_the_bundled_model_is_the_hubs_for_peft_and_still_the_bundled_ones_here(
+    client: Any, adapters: dict[str, Path], toy_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy stands in for the bundled model."""
+    monkeypatch.setattr(base_model, "ensure_bundled", lambda: toy_model_dir)
+    winner = winner_of(client, toy_model_dir, adapters["plain"], LOW, "b")
+    bundled = replace(winner, base_model=BUNDLED, base_identity=WHEEL_SHA256)
+    assert export(client, register(client, bundled), "--to", str(tmp_path / "out")) == 0
+    assert read_json(tmp_path / "out" / "adapter_config.json")["base_model_name_or_path"] == BUNDLED_ON_HUB
+    assert open_adapter(tmp_path / "out").base.name == BUNDLED
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.base_model == BUNDLED_ON_HUB
 
 
 def test_a_folder_that_holds_something_is_left_as_it_is(
