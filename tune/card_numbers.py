@@ -41,7 +41,7 @@ def evaluation(candidate: Candidate) -> str:
         ("over the untuned model", _gain(candidate.interval_vs_reference)),
         ("over the config's own values", _gain(candidate.interval_vs_own)),
         ("constraints", "; ".join(candidate.constraints) or "none"),
-        ("best of", f"{candidate.finalists} finalists, each judged on prompts that the search did not see"),
+        ("finalists", f"{candidate.finalists}, of which it is the best, on prompts that the search did not see"),
         ("scorer", candidate.scorer),
     )
     return f"Means over {seeds_text(candidate)}.\n\n{table}\n\n{gains}"

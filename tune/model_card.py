@@ -121,9 +121,10 @@ def _intended_use(candidate: Candidate) -> str:
 
 def _training_data(candidate: Candidate) -> str:
     data, training = candidate.config.get("data", {}), candidate.config["training"]
-    shipped = str(training.get("preference_dataset", "")).startswith(SHIPPED_DATA)
+    dataset = str(training.get("preference_dataset") or "")
+    name, shipped = Path(dataset).name if Path(dataset).is_absolute() else dataset, dataset.startswith(SHIPPED_DATA)
     return bullets(
-        ("preference data", f"`{training['preference_dataset']}`" if training.get("preference_dataset") else ""),
+        ("preference data", f"`{name}`" if name else ""),
         ("hash", f"`{candidate.data_hash}`" if candidate.data_hash else ""),
         ("training on", f"{candidate.data['train']} rows" if "train" in candidate.data else ""),
         ("held out for validation", f"{candidate.data['val']} rows" if "val" in candidate.data else ""),
@@ -157,9 +158,10 @@ def _branch(candidate: Candidate) -> str:
 
 
 def _limits(candidate: Candidate) -> str:
-    prompts = len(candidate.scores.get(candidate.objective, {}))
+    rows = len(candidate.scores.get(candidate.objective, {}))
+    judged = f"{rows} prompts or pairs" if rows else "one number a run, which has no interval,"
     said = [
-        f"Judged on {prompts} prompts or pairs and {seeds_text(candidate)}: the intervals say how little that settles.",
+        f"Judged on {judged} and {seeds_text(candidate)}: that settles little, and the intervals say how little.",
         "The adapter is that of the first seed; the scores are those of all seeds.",
         "The metrics count what can be counted in a text. They do not tell whether it is true, useful or harmless.",
     ]
@@ -197,11 +199,13 @@ the chat template; answers were made greedily."""
 
 
 def _cost(candidate: Candidate) -> str:
-    device = candidate.config.get("experiment", {}).get("device")
+    if not candidate.seconds:
+        return ""
+    device = str(candidate.config.get("experiment", {}).get("device", "auto"))
     return bullets(
-        ("training and evaluation of all its seeds", f"{candidate.seconds:.0f} s" if candidate.seconds else ""),
-        ("device", device if candidate.seconds else ""),
-        ("not counted", "the search before it" if candidate.seconds else ""),
+        ("training and evaluation of all its seeds", f"{candidate.seconds:.0f} s"),
+        ("device", "" if device == "auto" else device),
+        ("not counted", "the search before it"),
     )
 
 

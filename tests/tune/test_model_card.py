@@ -114,7 +114,7 @@ def test_the_card_says_what_it_was_made_of_and_what_it_does_not_tell(winner: Can
         "domains held out: artistic",
         "Apache-2.0",
         "`beta` 0.1",
-        "best of: 3 finalists",
+        "finalists: 3",
         "commit c0ffee with changes that were not committed",
         "c0nf1g",
         "62 s",
@@ -122,6 +122,12 @@ def test_the_card_says_what_it_was_made_of_and_what_it_does_not_tell(winner: Can
         "it ranks manner more than movement",
     ):
         assert part in text
+    assert "Judged on 6 prompts or pairs and 2 fresh seeds" in text
+    assert "Judged on one number a run" in read(winner, objective="perplexity").text
+    mine = {**winner.config["training"], "preference_dataset": "/home/me/pairs.jsonl"}
+    assert "`pairs.jsonl`" in (own := read(winner, config={**winner.config, "training": mine}).text)
+    assert "/home/me" not in own
+    assert "written by the project's authors" not in own
     assert "manner more than movement" not in read(winner, objective="eval_loss").text
     assert "PEFT alone does not load it" not in text
     branch = {**winner.config, "model": {**winner.config["model"], "use_phase_attention": True}}
