@@ -57,7 +57,7 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
 
 
 def last_adapter(run: Path) -> Path | None:
-    """The adapter folder that the run in a folder came to: its result's, else its newest whole checkpoint's, or None."""
+    """The adapter that the run in a folder came to: its result's, else that of its newest whole checkpoint, or None."""
     if (run / ADAPTER).is_dir():
         return run / ADAPTER
     newest = newest_checkpoint(run)

@@ -34,6 +34,7 @@ from tune.tracking import Tracker
 
 if TYPE_CHECKING:
     from tune.searcher import JobSearcher
+    from tune.sweep import Sweep
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
@@ -123,8 +124,10 @@ class _Drive:
             slot = slots(nodes, ask, request.config.search.max_concurrent)
             hands, tags = crew(slot, ask), search_tags(request)
             searcher = make_searcher(request, hands)
-            watch = Watch(searcher, self.console, self.tracker, request.name, tags)
+            sweep = self._sweep(searcher)
+            watch = Watch(searcher, self.console, self.tracker, request.name, tags, sweep.job)
             self._begin({**tags, "kind": "search"}, watch)
+            sweep.all(concluded=False)  # what an earlier process had no time to
             with self.console:
                 whole = run_jobs(request, searcher, watch, slot, hands, trainable)
         if not whole:
@@ -142,6 +145,11 @@ class _Drive:
         tracker.file(name, places.request, "config")
         tracker.file(name, places.data_checks, "data")
         tracker.tags(name, {"data_warnings": str(len(self.request.data.warnings))})
+
+    def _sweep(self, searcher: "JobSearcher") -> "Sweep":
+        from tune.sweep import Sweep
+
+        return Sweep(self.request.places, self.request.config.search.keep, searcher.study)
 
     def _interrupted(self) -> int:
         """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
@@ -161,7 +169,9 @@ class _Drive:
         if found is not None:
             finals = final_results(request, searcher, found.winner)
             champion = crown(request, found, self.tracker, self.uri, finals)
-        report = summary(request, searcher, found, champion)
+        sweep = self._sweep(searcher)
+        sweep.all(concluded=found is not None)
+        report = {**summary(request, searcher, found, champion), "disk": sweep.as_dict()}
         write_summary(request, report)
         if found is not None:
             metrics = {f"winner/{name}": value for name, value in found.winner.metrics.items()}
@@ -193,7 +203,8 @@ class _Drive:
         request, found = self.request, ablated(self.request, searcher)
         if found is None:
             return self._say({}, f"No two arms came to a result on every seed; see {request.places.log}", ended=False)
-        report = {"name": request.name, "track": request.track, **found.as_dict()}
+        disk = {"disk": self._sweep(searcher).as_dict()}
+        report = {"name": request.name, "track": request.track, **found.as_dict(), **disk}
         picture = request.places.summary.with_suffix(".png")
         write_json(request.places.summary, report)
         draw(found, picture)

@@ -43,11 +43,26 @@ def mend(spool: Path) -> list[Event]:
     return events
 
 
+def refused_file(spool: Path) -> Path:
+    """Where the events of a spool lie that nobody will ever take."""
+    return spool.with_name(f"{spool.name}.refused")
+
+
 def set_aside(spool: Path, line: int, event: Event, reason: str) -> Path:
     """Keep the event of a line that nobody will ever take, with the reason; returns the file that holds it."""
-    place = spool.with_name(f"{spool.name}.refused")
+    place = refused_file(spool)
     append(place, {"line": line, "reason": reason, "event": event})
     return place
+
+
+def arrived(spool: Path) -> frozenset[str]:
+    """The paths of files and folders that surely arrived: sent, and not set aside. None where nothing was sent."""
+    if not spool.exists():
+        return frozenset()
+    events = read_spool(spool)
+    sent = events[: Progress(spool, len(events)).sent]
+    refused = [row["event"] for row in read_spool(refused_file(spool))]
+    return frozenset(event["path"] for event in sent if "path" in event and event not in refused)
 
 
 class Progress:

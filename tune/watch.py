@@ -4,7 +4,7 @@ In MLflow a job's curve is under `eval/<metric>`, its steps under `train/<name>`
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,16 @@ STATUS: dict[str, Status] = {
 
 
 class Watch(Callback):  # type: ignore[misc]
-    """Ray's callbacks of one search."""
+    """Ray's callbacks of one search. `on_ended` hears the name of a job that will not go on, once that is recorded."""
 
     def __init__(
-        self, searcher: JobSearcher, console: Console, tracker: Tracker, parent: str, tags: Mapping[str, str]
+        self,
+        searcher: JobSearcher,
+        console: Console,
+        tracker: Tracker,
+        parent: str,
+        tags: Mapping[str, str],
+        on_ended: Callable[[str], None],
     ) -> None:
         self.searcher, self.console, self.tracker, self.parent, self.tags = (
             searcher,
@@ -41,6 +47,7 @@ class Watch(Callback):  # type: ignore[misc]
             parent,
             dict(tags),
         )
+        self.on_ended = on_ended
         searcher.on_pruned = self._pruned
 
     def settle(self) -> None:
@@ -104,6 +111,8 @@ class Watch(Callback):  # type: ignore[misc]
         self.tracker.tags(key, {"trial_state": how, **({"why": why} if why else {})})
         if how != "paused":
             self.tracker.finish(key, STATUS[how])
+        if how not in ("paused", "interrupted"):
+            self.on_ended(job.name)
 
     def _log_result(self, job: Job, key: str) -> None:
         path = self.searcher.results / f"{job.name}.json"
