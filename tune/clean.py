@@ -23,4 +23,4 @@ def clean(request: Request, *, dry: bool) -> Iterator[str]:
         for going in every:
             yield f"  {going.folder.name}: {', '.join(going.names)} ({bytes_text(going.size)})"
         freed = sum(going.size for going in every) if dry else sweep.all(concluded=concluded)
-    yield f"{request.name}: {'would free' if dry else 'freed'} {bytes_text(freed)}"
+    yield f"{request.name}: {'would free up to' if dry else 'freed'} {bytes_text(freed)}"

@@ -170,7 +170,8 @@ class _Drive:
             finals = final_results(request, searcher, found.winner)
             champion = crown(request, found, self.tracker, self.uri, finals)
         sweep = self._sweep(searcher)
-        sweep.all(concluded=found is not None)
+        if sweep.all(concluded=found is not None):
+            self.console.say("Removed adapters of trials that lost (search.keep: finalists); see docs/operations.md")
         report = {**summary(request, searcher, found, champion), "disk": sweep.as_dict()}
         write_summary(request, report)
         if found is not None:

@@ -90,7 +90,8 @@ class Standings:
     @cached_property
     def _named(self) -> frozenset[str]:
         mention = re.compile(rf"(?<![\w.-]){re.escape(self.places.name)}/((?:trial|final|arm)-[\w-]+)")
-        return frozenset(name for path in self._configs() for name in mention.findall(path.read_text(encoding="utf-8")))
+        texts = (path.read_text(encoding="utf-8", errors="replace") for path in self._configs())
+        return frozenset(name for text in texts for name in mention.findall(text))
 
     def _configs(self) -> Iterator[Path]:
         """What may name a job as reference or baseline: requests and commands of searches, configs of single runs."""

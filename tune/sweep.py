@@ -81,17 +81,23 @@ class Sweep:
 
     def _remove(self, every: Iterator[Going]) -> int:
         total = 0
-        for going in every:
-            try:
-                freed = remove(going)
-            except OSError as error:
-                log.warning("%s: checkpoints could not be removed: %s", going.folder, error)
-                continue
-            log.info("%s: freed %s of checkpoints (search.keep: %s)", going.folder.name, bytes_text(freed), self.keep)
-            total += freed
-        if total:
-            write_json(self.places.folder / LEDGER, {"freed_bytes": self.freed() + total})
+        try:
+            for going in every:
+                total += self._remove_one(going)
+            if total:
+                write_json(self.places.folder / LEDGER, {"freed_bytes": self.freed() + total})
+        except OSError as error:
+            log.warning("checkpoints were left as they are: %s", error)
         return total
+
+    def _remove_one(self, going: Going) -> int:
+        try:
+            freed = remove(going)
+        except OSError as error:
+            log.warning("%s: checkpoints could not be removed: %s", going.folder, error)
+            return 0
+        log.info("%s: freed %s of checkpoints (search.keep: %s)", going.folder.name, bytes_text(freed), self.keep)
+        return freed
 
 
 def remove(going: Going) -> int:

@@ -1,10 +1,12 @@
 """The weights that a clone is to begin with: in its parent's folder, or fetched back there from MLflow."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
-from phasegpt.checkpoint_files import last_adapter
+from phasegpt.checkpoint_files import ADAPTER, last_adapter
 from phasegpt.files import whole_folder
+from tune.delivery import RUN_KEY, open_client
 from tune.jobs import trial_name
 from tune.request import Request, RequestError
 from tune.spool import SPOOL, read_spool
@@ -39,13 +41,9 @@ def _address(request: Request) -> str | None:
 
 def _fetch(request: Request, trial: int, uri: str, folder: Path) -> None:
     """Download the adapter that MLflow keeps of a trial's run. Raises ValueError where it has none."""
-    import shutil
-
     from mlflow.exceptions import MlflowException
 
-    from phasegpt.checkpoint_files import ADAPTER
     from phasegpt.checkpoints import locate
-    from tune.delivery import RUN_KEY, open_client
 
     client, experiment = open_client(uri), request.config.logging.wandb_project
     try:
