@@ -130,6 +130,40 @@ def write_adapter(folder: Path, model: PeftModel, base: str, on_reference: bool)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=1, default=_plain, sort_keys=True))
 
 
+def lay_on(folder: Path, model: PeftModel, base: str, on_reference: bool) -> None:
+    """Give the trial adapter of `model` the weights that `write_adapter` wrote to `folder`: the reference's come out.
+
+    Raises ModelError where the folder is on other modules, of another rank or on another reference.
+    """
+    check_adapter(folder, base)
+    saved = load_file(folder / ADAPTER_FILE)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    if saved.keys() != {f"{name}.lora_{part}.weight" for name in layers for part in "AB"}:
+        raise ModelError(f"{folder} is an adapter on other modules than this config's")
+    with torch.no_grad():
+        for name, layer in layers.items():
+            a, b = saved[f"{name}.lora_A.weight"], saved[f"{name}.lora_B.weight"]
+            try:
+                _lay_on_layer(layer, a, b, on_reference)
+            except ValueError as error:
+                raise ModelError(f"{folder}: {name} is {error}") from error
+
+
+def _lay_on_layer(layer: Any, a: Tensor, b: Tensor, on_reference: bool) -> None:
+    """The inverse of `_side_by_side` on one module; rows of zeros may follow (`_joined`)."""
+    under = layer.lora_A[REFERENCE].weight if REFERENCE in layer.lora_A else a[:0]
+    begin = len(under)
+    if not torch.equal(a[:begin].to(under), under):
+        raise ValueError("on another reference than this config's")
+    end = begin + (len(layer.lora_A[POLICY].weight) if POLICY in layer.lora_A else 0)
+    if len(a) < end or bool(a[end:].any()):
+        raise ValueError("of another rank than this config's")
+    if POLICY in layer.lora_A:
+        scale = layer.scaling[POLICY] if on_reference else 1.0
+        layer.lora_A[POLICY].weight.copy_(a[begin:end])
+        layer.lora_B[POLICY].weight.copy_(b[:, begin:end] / scale)
+
+
 def write_branch(folder: Path, branch: SavedBranch) -> None:
     """Write the phase branch beside the adapter."""
     save_file(dict(branch.tensors), folder / PHASE_FILE)

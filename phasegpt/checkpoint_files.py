@@ -56,6 +56,14 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
     return None
 
 
+def last_adapter(run: Path) -> Path | None:
+    """The adapter that the run in a folder came to: its result's, else that of its newest whole checkpoint, or None."""
+    if (run / ADAPTER).is_dir():
+        return run / ADAPTER
+    newest = newest_checkpoint(run)
+    return None if newest is None else newest / ADAPTER
+
+
 def _by_step(output_dir: Path) -> Iterator[Path]:
     """The checkpoint folders, newest first."""
     yield from sorted(output_dir.glob("checkpoint-*"), key=checkpoint_step, reverse=True)

@@ -205,7 +205,11 @@ def _adapter_folder(folder: Path) -> Path:
     places = (folder, folder / ADAPTER, folder / "data" / "phasegpt" / "adapter")
     found = next((place for place in places if (place / ADAPTER_CONFIG).is_file()), None)
     if found is None:
-        raise ModelError(f"{folder}: no adapter there (expected {ADAPTER_CONFIG}, or a run's folder with {ADAPTER}/)")
+        gone = (folder / "run.json").is_file()
+        where = "; a search leaves those of its finalists (search.keep), others are in MLflow: give the run's id"
+        raise ModelError(
+            f"{folder}: no adapter there (expected {ADAPTER_CONFIG}, or a run's folder with {ADAPTER}/){where * gone}"
+        )
     return found
 
 

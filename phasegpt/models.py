@@ -34,6 +34,7 @@ from phasegpt.adapters import (
     PhaseSettings,
     SavedBranch,
     adapter_hash,
+    lay_on,
     put_on,
     read_branch,
     write_adapter,
@@ -410,6 +411,19 @@ def load_policy(base: Base, folder: Path) -> Policy:
         model = put_on(base.model, base.name, base.identity, folder, POLICY)
         handles = None if branch is None else _attach_phase(base, branch.settings, branch.tensors)
     return Policy(base, model.eval(), handles, phase_settings=branch.settings if branch else None)
+
+
+def load_adapter(policy: Policy, folder: Path) -> None:
+    """Begin with a saved adapter: its weights on the trial's own, its branch on the branch.
+
+    Raises ModelError where `folder` holds other trainable parameters than the policy has.
+    """
+    branch = read_branch(folder)
+    if (branch and branch.settings) != (policy.phase_settings if policy.phase is not None else None):
+        raise ModelError(f"{folder} was trained with another phase branch than this config makes")
+    lay_on(folder, policy.model, policy.base.name, on_reference=bool(policy.reference))
+    if branch is not None:
+        load_phase_state(policy.model, branch.tensors)
 
 
 def trainable_state(policy: Policy) -> dict[str, Tensor]:

@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock
 
 from phasegpt import ranks
+from phasegpt.adapters import adapter_hash
 from phasegpt.checkpoint_files import (
     ADAPTER,
-    TRAINABLE,
     checkpoint_step,
     damage,
     newest_checkpoint,
@@ -85,7 +85,7 @@ def fit(
     for the one that a cut run goes on from; it may raise to end the run early, on all workers if on one. `half` says
     which evaluation prompts judge (search or final).
     With `until` the run pauses at its first evaluation at or after that step, unless it is its last, and raises Paused.
-    `start` is a checkpoint folder whose weights the last stage begins with, in place of the reference's.
+    `start` is an adapter folder whose weights the last stage begins with, in place of the reference's.
     `launched` is when the run was asked for (`time.time()`, None: now), from which its start-up counts. A run that was
     cut before goes on from its newest checkpoint, exactly; one that was finished is read back. Raises
     NonFiniteLossError, ReferenceMismatchError, RunError, ModelError, PairsError.
@@ -167,7 +167,7 @@ def _run(
         half=half,
         config=config.dump(),
         config_hash=config_hash(config),
-        hashes={**run.hashes, **({} if start is None else {"start": file_sha256(start / TRAINABLE)})},
+        hashes={**run.hashes, **({} if start is None else {"start": adapter_hash(start)})},
         versions=versions(),
         data=run.material.sizes,
         parameters=parameters,

@@ -39,6 +39,7 @@ from tune.tracking import Tracker
 
 if TYPE_CHECKING:
     from tune.searcher import JobSearcher
+    from tune.sweep import Sweep
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
@@ -136,8 +137,10 @@ class _Drive:
             slot = slots(nodes, ask, request.config.search.max_concurrent)
             hands, tags = crew(slot, ask), search_tags(request)
             searcher = make_searcher(request, hands)
-            watch = Watch(searcher, self.console, self.tracker, request.name, tags)
+            sweep = self._sweep(searcher)
+            watch = Watch(searcher, self.console, self.tracker, request.name, tags, sweep.job)
             self._begin(tags, watch)
+            sweep.all(concluded=False)  # what an earlier process had no time to
             with self.console, MachineLoad(self.tracker, request.name, request.places.folder / SPOOL):
                 whole = run_jobs(request, searcher, watch, slot, hands, trainable)
         if not whole:
@@ -152,6 +155,11 @@ class _Drive:
         watch.settle()
         for left in self.tracker.reconcile():  # jobs that an earlier process left; those that go on are opened again
             self.tracker.tags(left, state_tags("interrupted", ""))
+
+    def _sweep(self, searcher: "JobSearcher") -> "Sweep":
+        from tune.sweep import Sweep
+
+        return Sweep(self.request.places, self.request.config.search.keep, searcher.study)
 
     def _interrupted(self) -> int:
         """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
@@ -171,7 +179,10 @@ class _Drive:
         if found is not None:
             finals = final_results(request, searcher, found.winner)
             champion = crown(request, found, self.tracker, self.uri, finals)
-        report = summary(request, searcher, found, champion)
+        sweep = self._sweep(searcher)
+        if sweep.all(concluded=found is not None):
+            self.console.say("Removed adapters of trials that lost (search.keep: finalists); see docs/operations.md")
+        report = {**summary(request, searcher, found, champion), "disk": sweep.as_dict()}
         before = read_json(request.places.summary) if request.places.summary.is_file() else None
         end_search(request, self.tracker, report, before)
         write_summary(request, report)
@@ -202,7 +213,8 @@ class _Drive:
             self._describe("No two arms came to a result on every seed.")
             self._record(request.places.log)
             return self._say({}, f"No two arms came to a result on every seed; see {request.places.log}", ended=False)
-        report = {"name": request.name, "track": request.track, **found.as_dict()}
+        disk = {"disk": self._sweep(searcher).as_dict()}
+        report = {"name": request.name, "track": request.track, **found.as_dict(), **disk}
         picture = request.places.summary.with_suffix(".png")
         write_json(request.places.summary, report)
         draw(found, picture)

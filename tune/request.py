@@ -203,6 +203,7 @@ def resumed_request(track: str, name: str, storage: str | None = None, study_url
             f"--resume {name}: no such search in {places.folder.parent}; there are: {', '.join(known) or 'none'}"
         )
     kept = read_json(places.request)
+    kept["config"]["search"].setdefault("keep", "all")  # a search that began before there was the rule removes nothing
     try:
         config = Tree(str(places.request), kept["config"], {}).typed()
     except ConfigError as error:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WON, BAD_INPUT, INTERRUPTED = 0, 2, 130
 ALL = "all"
-VERBS = ("status", "stop", "extend", "clone")
+VERBS = ("status", "stop", "extend", "clone", "clean")
 """First words that speak to a search there is; `tune.control` has them."""
 
 EXAMPLES = """examples:
@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python -m tune.search --track b --ablate training.kto_lambda=0,0.01,0.1,0.5 --seeds 3
   python -m tune.search --track all                     the three in turn, with one comparison
   python -m tune.search --track b --resume b-20260101-120000
-  python -m tune.search status b-20260101-120000        also stop, extend and clone; each has its own --help
+  python -m tune.search status b-20260101-120000        also stop, extend, clone and clean; each has --help
   python -m tune.search --track b --address auto --storage /shared/phasegpt
   PGPASSWORD=… python -m tune.search --track b --study-url postgresql://me@db.example.org/studies
 """

@@ -69,6 +69,15 @@ def set_aside(spool: Path, line: int, event: Event, reason: str) -> Path:
     return place
 
 
+def arrived(spool: Path) -> frozenset[str]:
+    """The paths of files and folders that surely arrived: sent, and not set aside. None where nothing was sent."""
+    if not spool.exists():
+        return frozenset()
+    sent = read_spool(spool)[: read_sent(spool)]
+    refused = [row["event"] for row in read_refused(spool)]
+    return frozenset(event["path"] for event in sent if "path" in event and event not in refused)
+
+
 class Progress:
     """How far sending has come, on disk: `sent` events surely arrived, those up to `doubt` perhaps."""
 

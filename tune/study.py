@@ -185,6 +185,11 @@ class Study:
         attributes |= {WARM: parent} if warm else {}
         self._study.enqueue_trial(as_params(self.search.parameters, point), user_attrs=attributes)
 
+    def ended_clones(self) -> frozenset[int]:
+        """The places of the commands whose clones have ended."""
+        ended = (t.user_attrs.get(BY_COMMAND) for t in self.trials() if t.state.is_finished())
+        return frozenset(place for place in ended if place is not None)
+
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Note an evaluation before the end; one that is told again, as after a crash, is noted once.
 

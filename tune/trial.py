@@ -141,18 +141,18 @@ def _job(
 
 
 def _start(job: Job, spec: Mapping[str, Any]) -> Path | None:
-    """The newest checkpoint of the trial that a job starts from."""
-    from phasegpt.checkpoint_files import newest_checkpoint
+    """The adapter of the trial that a job starts from: what it came to, or came as far as."""
+    from phasegpt.checkpoint_files import last_adapter
     from phasegpt.parts import RunError
 
     if job.warm is None:
         return None
     name = trial_name(job.warm)
     folder = _paths(replace(job, name=name), spec).checkpoints
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        raise RunError(f"{job.name} starts from the weights of {name}, which left no checkpoint in {folder}")
-    return newest
+    adapter = last_adapter(folder)
+    if adapter is None:
+        raise RunError(f"{job.name} starts from the weights of {name}, which left none in {folder}")
+    return adapter
 
 
 def _workbench() -> "Workbench":

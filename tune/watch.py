@@ -4,7 +4,7 @@ What a job's result says is recorded by `record.py`; here is when, and under whi
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,22 @@ log = logging.getLogger("phasegpt")
 
 
 class Watch(Callback):  # type: ignore[misc]
-    """Ray's callbacks of one search."""
+    """Ray's callbacks of one search. `on_ended` hears the name of a job that will not go on, once that is recorded."""
 
     def __init__(
-        self, searcher: JobSearcher, console: Console, tracker: Tracker, parent: str, tags: Mapping[str, str]
+        self,
+        searcher: JobSearcher,
+        console: Console,
+        tracker: Tracker,
+        parent: str,
+        tags: Mapping[str, str],
+        on_ended: Callable[[str], None],
     ) -> None:
         self.searcher, self.console, self.tracker, self.parent = searcher, console, tracker, parent
         # a job's own hash comes with its result
         self.tags = {name: value for name, value in tags.items() if name != "config_hash"}
         self.inputs = Inputs()
+        self.on_ended = on_ended
         searcher.on_pruned = self._pruned
 
     def settle(self) -> None:
@@ -105,6 +112,8 @@ class Watch(Callback):  # type: ignore[misc]
         self.tracker.tags(key, {**tags, NOTE: job_note(job, how, tags["why"])})
         if how != "paused":
             record_end(self.tracker, key, self._paths(job), self._config(job), how)
+        if how not in ("paused", "interrupted"):
+            self.on_ended(job.name)
 
     def _config(self, job: Job) -> dict[str, Any]:
         """The config of a job as plain values, without what is the search's."""

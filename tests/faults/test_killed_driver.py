@@ -41,10 +41,11 @@ SETS = [
 
 @dataclass(frozen=True)
 class Place:
-    """A folder for one search, and the processes that carry its mark."""
+    """A folder for one search, and the processes that carry its mark; `module` has the command and its jobs."""
 
     folder: Path
     mark: str
+    module: str = "tests.noop"
 
     @property
     def uri(self) -> str:
@@ -52,7 +53,7 @@ class Place:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         environment = {**os.environ, MARK: self.mark, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "tests.noop", "--track", "b", "--storage", str(self.folder)]
+        command = [sys.executable, "-m", self.module, "--track", "b", "--storage", str(self.folder)]
         return subprocess.Popen(
             [*command, "--tracking-uri", self.uri, *words],
             stdout=subprocess.DEVNULL,
