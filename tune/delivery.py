@@ -240,7 +240,7 @@ class Delivery:
             self._doubted.remove(key)
 
     def _send_tables(self, event: Event) -> None:
-        """What MlflowClient.log_table writes: rows in pandas' "split" layout, and the tag by which the UI finds them."""
+        """What MlflowClient.log_table writes: rows in pandas' "split" layout, and the tag that tells the UI of them."""
         run, key = self._known(event["key"]), event["key"]
         for name, table in event["tables"].items():
             self._write(key, name, json.dumps(table))

@@ -37,7 +37,8 @@ def has_ended(places: SearchPlaces, study: Study) -> bool:
 class Standings:
     """How each job stands at the moment when this is made.
 
-    `named` are the jobs that `named_jobs` finds. Who is a finalist, and what MLflow has, is asked only of a search that is `concluded`: before, no adapter goes.
+    `named` are the jobs that `named_jobs` finds. Who is a finalist, and what MLflow has, is asked only of a search that
+    is `concluded`: before, no adapter goes.
     """
 
     def __init__(self, places: SearchPlaces, study: Study, named: Collection[str], *, concluded: bool) -> None:
