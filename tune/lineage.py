@@ -1,4 +1,4 @@
-"""Where a search comes from: commit, data, versions. What its MLflow runs are tagged with."""
+"""Where a search comes from: commit, data, versions, machine. What its MLflow runs are tagged with."""
 
 import subprocess
 from pathlib import Path
@@ -8,6 +8,7 @@ from phasegpt.config import config_hash
 from phasegpt.config_io import resolve
 from phasegpt.metrics.text import scorer
 from phasegpt.pairs import pairs_hash
+from tune.machine import described
 from tune.request import Request
 from tune.tracking import flat_params
 
@@ -29,6 +30,7 @@ def search_tags(request: Request) -> dict[str, str]:
         "scorer": scorer(),
         "git_commit": commit,
         "git_dirty": str(dirty).lower(),
+        "machine": described(),
     }
 
 

@@ -15,12 +15,13 @@ PALETTE = {
     "winner": ("#0f6e4f", "#5fcf9f"),
     "own": ("#8f5300", "#f0b562"),
     "bad": ("#a8321f", "#f2937f"),
+    "final": ("#6b429e", "#c3a4f1"),
     "rest": ("#7d838f", "#8b919d"),
 }
 """{role: (on light, on dark)}; `mark` is a trial, `winner`, `own` (the config's own values) and `bad` (failed, broken)
-stand out, `rest` is what does not. `line` is for grids and borders alone."""
+stand out, `final` is what ran on the final half, `rest` what stands back. `line` is for grids and borders alone."""
 
-READ = ("text", "soft", "mark", "winner", "own", "bad")
+READ = ("text", "soft", "mark", "winner", "own", "bad", "final")
 """The roles that text may have."""
 
 

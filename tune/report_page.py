@@ -6,9 +6,10 @@ data is escaped by Jinja. Knows nothing of searches: sections come as they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from tune.palette import variables
@@ -129,6 +130,12 @@ FIGURE = """<figure id="picture-{{ picture.name }}"{% if picture.paper %} class=
 <div class="plot" tabindex="0">{{ svg }}</div>
 <figcaption>{{ picture.caption }}</figcaption></figure>"""
 
+TILES = """<div class="tiles">
+{%- for name, value, beside in shown %}
+<div class="tile"><span>{{ name }}</span><b>{{ value }}</b><span>{{ beside }}</span></div>
+{%- endfor %}
+</div>"""
+
 _environment = Environment(autoescape=True, undefined=StrictUndefined)
 
 
@@ -161,7 +168,12 @@ class Row:
 
 def rendered(template: str, /, **values: Any) -> Markup:
     """A template of HTML with values put in, every plain text among them escaped."""
-    return Markup(_environment.from_string(template).render(**values))  # noqa: S704 - escaped by the environment
+    return Markup(_compiled(template).render(**values))  # noqa: S704 - escaped by the environment
+
+
+@cache
+def _compiled(template: str) -> Template:
+    return _environment.from_string(template)
 
 
 def joined(*parts: Markup) -> Markup:
@@ -183,6 +195,11 @@ def table(columns: Sequence[Column], rows: Sequence[Row], caption: str = "", *, 
 def folded(title: str, body: Markup) -> Markup:
     """What is shown only to who asks for it."""
     return rendered("<details><summary>{{ title }}</summary>{{ body }}</details>", title=title, body=body)
+
+
+def tiles(shown: Sequence[tuple[str, str, str]]) -> Markup:
+    """Figures that stand out, each with what it is and what is to be said beside it."""
+    return rendered(TILES, shown=shown)
 
 
 def picture_html(picture: Picture) -> Markup:
