@@ -1,4 +1,4 @@
-"""Where a report's numbers come from and how far they carry: trials, data and its checks, how to run it again, limits."""
+"""Where a report's numbers come from and how far they carry: trials, data, how to run it again, limits."""
 
 import shlex
 from collections import Counter
@@ -169,7 +169,7 @@ def limits_section(material: Material) -> Markup:
     lines = [
         f"Finalists are judged on {counted}, each by {search.finalists.seeds} runs (seeds).",
         "A 95 % interval is for the mean over new prompts of the same kind and new runs of the same recipe; made this "
-        "way, it holds that mean in about 95 of 100 searches. With few prompts or two seeds it is wide, as it has to be.",
+        "way, it holds that mean in about 95 of 100 searches. With few prompts or two seeds it is wide, as it must be.",
         "Gains are paired by prompt, and their intervals hold for all challengers together, since the winner is picked "
         "afterwards. Without an interval a difference says little.",
         "Trials are single runs on the search half. The best of them is in part the luckiest, and its score there is "

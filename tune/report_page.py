@@ -42,20 +42,20 @@ caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
   vertical-align: top; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
-th.left, td.left { text-align: left; } td.text { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
+th.left, td.left { text-align: left; } td.text { white-space: normal; min-width: 18rem; overflow-wrap: anywhere; }
 tr.winner td { font-weight: 600; } tr.winner td:first-child { color: var(--winner); }
 tr.own td:first-child { color: var(--own); }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--mark); }
 th[aria-sort=ascending] button::after { content: " ↑"; } th[aria-sort=descending] button::after { content: " ↓"; }
 figure { margin: 1.2rem 0 2rem; } figcaption { max-width: 46rem; margin-top: .4rem; }
-.plot { overflow-x: auto; } .plot svg { display: block; width: min(100%, calc(var(--width) * 1.2)); height: auto;
-  min-width: min(var(--width), 27rem); fill: var(--text); stroke-linejoin: round; stroke-linecap: butt; }
+.plot { overflow-x: auto; } .plot svg { display: block; width: min(100%, calc(var(--width) * 1.1)); height: auto;
+  min-width: calc(var(--width) * .62); fill: var(--text); stroke-linejoin: round; stroke-linecap: butt; }
 .paper svg { LIGHT background: var(--ground); border-radius: .4rem; }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: .75rem; }
 .answer { background: var(--card); border-radius: .4rem; padding: .7rem .9rem; font-size: .92rem;
   overflow-wrap: anywhere; }
 .answer h4 { margin: 0; font-size: .85rem; color: var(--soft); } .answer p { white-space: pre-wrap; margin: .3rem 0; }
-.good { color: var(--winner); } .bad { color: var(--bad); }
+span.good { color: var(--winner); } span.bad, p.bad { color: var(--bad); }
 pre, code { font: .88rem/1.5 ui-monospace, "SF Mono", "DejaVu Sans Mono", monospace; }
 pre { background: var(--card); border-radius: .4rem; padding: .8rem 1rem; overflow-x: auto; }
 td code { overflow-wrap: anywhere; white-space: normal; }
@@ -65,7 +65,7 @@ footer { margin-top: 4rem; border-top: 1px solid var(--line); padding-top: .8rem
 @media print { :root { LIGHT } body { max-width: none; padding: 0; font-size: 10pt; } nav, th button::after
   { display: none; } figure, .tile, .verdict, .answer, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .wide, .plot { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; padding: .2rem .35rem; }
-  .plot svg { min-width: 0; width: min(100%, 15cm); } }
+  .plot svg { min-width: 0; width: min(100%, 14cm); } }
 """
 
 SORT = """

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -41,14 +42,16 @@ def curves(material: Material) -> Picture | None:
     for course in courses:
         _draw(above, course, course.points, dots=True)
         _draw(below, course, course.losses)
-    above.set_ylabel(labelled(material.objective, material.better))
+    above.set_ylabel(labelled(material.objective, material.better).replace(" (", "\n("))
     below.set_ylabel("training loss")
     below.set_xlabel("optimiser step")
     for axes in (above, below):
         axes.grid()
-    handles = [handle for axes in (above, below) for handle in zip(*axes.get_legend_handles_labels(), strict=True)]
-    unique = {label: handle for handle, label in reversed(handles)}
-    figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=3)
+    shown: dict[str, Artist] = {}
+    for axes in (above, below):
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3)
     runs = "arm on each of its seeds" if material.request.arms else "trial"
     half = "final" if material.request.arms else "search"
     return Picture(

@@ -83,7 +83,7 @@ def _draw(axes: Axes, stems: Sequence[Stem], untuned: float | None) -> None:
         axes.plot([stem.mean], [place], MARKERS[stem.role], markersize=7, color=colour)
     if untuned is not None:
         axes.axvline(untuned, color=light("soft"), linestyle="--", linewidth=1)
-        axes.text(untuned, -0.55, " untuned", color=light("soft"), fontsize=8.5, va="bottom")
+        axes.text(untuned, -0.55, " untuned", color=light("soft"), fontsize=9, va="bottom")
     axes.set_ylim(len(stems) - 0.5, -0.6)
     axes.set_yticks(range(len(stems)), [_plain(stem.label) for stem in stems])
     axes.tick_params(axis="y", length=0)

@@ -12,6 +12,10 @@ from tune.report_svg import Picture
 
 ROLES = {"baseline": "rest", "trial": "mark", "final": "final"}
 ENDED_SO = {"complete": "", "pruned": "stopped", "failed": "failed", CUT: "cut", RUNNING: "running"}
+ORDER = (
+    "Trials begin once the baseline is there, finals once the last trial has ended.",
+    "Arms begin once the baseline is there, all of them on one seed before the next.",
+)
 ROOM = 0.03
 """The share of the whole time from which on a bar has room for its number."""
 
@@ -36,7 +40,9 @@ def schedule(material: Material) -> Picture | None:
     axes.set_xlim(0, whole / seconds * 1.01)
     axes.set_xlabel(f"{unit} since the first job began")
     kinds = dict.fromkeys(piece.kind for piece in found)
-    handles = [Patch(color=light(ROLES.get(kind, "rest")), label=kind) for kind in kinds]
+    arms = bool(material.request.arms)
+    names = {"final": "arm"} if arms else {}
+    handles = [Patch(color=light(ROLES.get(kind, "rest")), label=names.get(kind, kind)) for kind in kinds]
     handles += [Patch(facecolor="none", edgecolor=light("soft"), hatch="////", label="stopped early, failed or cut")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     jobs = len({piece.job for piece in found})
@@ -45,8 +51,8 @@ def schedule(material: Material) -> Picture | None:
         "schedule",
         figure,
         f"Which job ran when: {jobs} jobs on at most {places} at once, whose places were busy for {busy:.0%} of the "
-        "time. The number is that of the trial. Trials begin once the baseline is there, finals once the last trial "
-        "has ended; what each waited for stands in the table below.",
+        f"time. The number is that of the {'arm' if arms else 'trial'}. {ORDER[arms]} What each waited for stands in the "
+        "table below.",
         f"{jobs} jobs over {number(whole / seconds)} {unit} on {places} places, busy for {busy:.0%} of the time",
     )
 
@@ -61,4 +67,4 @@ def _bar(axes: Axes, piece: Piece, start: float, whole: float, seconds: float) -
     label = piece.job.split("-")[1].lstrip("0") or "0" if piece.kind != "baseline" else ""
     if piece.seconds >= ROOM * whole and label:
         middle = (piece.begin - start + piece.seconds / 2) / seconds
-        axes.text(middle, piece.place, label, color=light("ground"), ha="center", va="center", fontsize=8.5)
+        axes.text(middle, piece.place, label, color=light("ground"), ha="center", va="center", fontsize=9)

@@ -152,7 +152,7 @@ def _untuned(axes: Axes, material: Material, horizontal: str, vertical: str | No
 
 def _finish(figure: Figure, axes: Axes) -> None:
     axes.grid()
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=3)
 
 
 def _caption(material: Material, lead: str) -> str:
@@ -205,7 +205,7 @@ def parallel(material: Material) -> Picture | None:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_ylim(-0.2, 1.08)
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=3)
     return Picture(
         "parallel",
         figure,
@@ -269,4 +269,7 @@ def _scale(material: Material, name: str) -> tuple[Callable[[float | None], floa
 def _axis(axes: Axes, at: int, ticks: Sequence[tuple[float, str]]) -> None:
     axes.plot([at, at], [0, 1], color=light("soft"), linewidth=0.9, zorder=1)
     for place, label in ticks:
-        axes.text(at + 0.04, place, label.replace("$", r"\$"), fontsize=8, color=light("text"), va="center", zorder=5)
+        axes.text(
+            at + 0.05, place, label.replace("$", r"\$"), fontsize=9, va="center", zorder=5,
+            bbox={"boxstyle": "round,pad=0.1", "facecolor": light("ground"), "alpha": 0.8, "linewidth": 0},
+        )  # fmt: skip

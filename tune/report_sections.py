@@ -1,6 +1,6 @@
 """A report put together: its sections in their order, its pictures, and the files it is made of."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,44 +91,52 @@ def _of_trials(material: Material) -> Iterator[Part]:
 
 def _of_insight(material: Material, insight: Insight) -> Iterator[Part]:
     drawn = figures(material.request, insight)
-    told = "; ".join(f"{one.objective}: {one.verdict}" for one in insight.importance)
+    drawn["importance"].suptitle("")
+    for name in ("map", "budget"):
+        for axes in drawn[name].axes if name in drawn else ():
+            axes.set_title("")  # the caption says it
+    yield _importance(insight, drawn["importance"])
+    yield _map(insight, drawn.get("map"))
+    said = sentence(insight.budget.sentence())
+    budget = Picture(
+        "budget",
+        drawn["budget"],
+        f"The best {material.objective} so far over what was spent. {said} Where the line is flat for long, more of "
+        "the same would hardly help.",
+        said,
+    )
+    yield Part("budget", "What the budget bought", budget if insight.budget.points else None, without=said)
+
+
+def _importance(insight: Insight, figure: Figure) -> Part:
+    told = sentence("; ".join(f"{one.objective}: {one.verdict}" for one in insight.importance))
     shares = "; ".join(
         f"{one.objective}: " + ", ".join(f"{s.key} {s.share:.2f} [{s.low:.2f}, {s.high:.2f}]" for s in one.shares)
         for one in insight.importance
     )
-    importance = Picture(
-        "importance",
-        drawn["importance"],
+    caption = (
         "How much of what tells good trials from all lies in each parameter (PED-ANOVA), with 95 % intervals over "
-        f"resampled trials. Where intervals overlap nothing is told apart. {told}.",
-        shares,
+        f"resampled trials. Where intervals overlap nothing is told apart. {told}"
     )
     shown = any(one.shares for one in insight.importance)
-    yield Part("importance", "What mattered", importance if shown else None, without=f"{told}.")
-    yield _map(insight, drawn)
-    budget = Picture(
-        "budget",
-        drawn["budget"],
-        f"The best {material.objective} so far over what was spent. A line that is flat for long says that more of the "
-        "same would hardly help.",
-        insight.budget.sentence(),
-    )
-    ended = bool(insight.budget.points)
-    yield Part("budget", "What the budget bought", budget if ended else None, without=f"{insight.budget.sentence()}.")
+    picture = Picture("importance", figure, caption, shares) if shown else None
+    return Part("importance", "What mattered", picture, without=told)
 
 
-def _map(insight: Insight, drawn: Mapping[str, Figure]) -> Part:
-    found = insight.map
-    heading = "Two parameters together"
-    if found is None:
+def _map(insight: Insight, figure: Figure | None) -> Part:
+    found, heading = insight.map, "Two parameters together"
+    if found is None or figure is None:
         return Part("map", heading, without="No map: it takes two parameters that are searched in ranges.")
-    picture = Picture(
-        "map",
-        drawn["map"],
+    caption = (
         f"Each trial where its values lie, coloured by {found.objective}; behind them a smooth surface, pale where it "
         "is unsure. A star is where the search would go next. Other parameters differ between the trials and are noise "
-        f"here. {found.note}.",
-        f"{found.objective} over {found.x_key} and {found.y_key}: {found.note}",
-        paper=True,
+        f"here. {sentence(found.note)}"
     )
-    return Part("map", heading, picture)
+    says = f"{found.objective} over {found.x_key} and {found.y_key}: {found.note}"
+    return Part("map", heading, Picture("map", figure, caption, says, paper=True))
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop; names and symbols that begin it stay as they are."""
+    first = text.split(" ", 1)[0]
+    return (text[:1].upper() + text[1:] if first.isascii() and first.isalpha() and first.islower() else text) + "."

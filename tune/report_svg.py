@@ -24,10 +24,12 @@ DPI = 130
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 VARIABLES = {pair[0]: f"var(--{role})" for role, pair in PALETTE.items()} | {"#000000": "var(--text)"}
 STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8.5,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "legend.fontsize": 9.5,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
     "legend.frameon": False,
     "font.sans-serif": ["DejaVu Sans"],
     "text.color": light("text"),

@@ -85,7 +85,8 @@ def verdict(material: Material) -> Markup:
         )
     best, (said, _, rest) = material.finalists[0], summary["verdict"].partition(": ")
     gain = _gain(best["over_defaults"])
-    values = ", ".join(f"{short_name(key)} = {number(value)}" for key, value in summary["winner"]["params"].items())
+    params = summary["winner"]["params"]
+    values = ", ".join(f"{short_name(key)} = {number(params[key])}" for key in _keys(material) if key in params)
     lines = [f"{summary['winner']['trial']}: {values}", rest, SO_WHAT[gain.word] if gain else "", _seat(summary)]
     tone = "" if gain is None else {"better": GOOD, "worse": BAD}.get(gain.word, "")
     return joined(
@@ -105,7 +106,7 @@ def _unfinished(material: Material) -> Markup:
     if not material.running:
         lines.append(f"It goes on with: python -m tune.search --track {request.track} --resume {request.name}")
     lines.append("Nothing is confirmed before the finals: the best of several trials is in part the luckiest.")
-    return rendered(VERDICT, tone="", strong=f"No verdict yet: the search is {state(material)}", lines=lines)
+    return rendered(VERDICT, tone="", strong=f"No verdict yet ({state(material)})", lines=lines)
 
 
 def _tiles(material: Material, best: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -159,7 +160,7 @@ def finalists(material: Material) -> Markup:
 
 
 def _evidence(material: Material) -> Markup:
-    keys = list(dict.fromkeys(key for found in material.finalists for key in found["params"]))
+    keys = _keys(material)
     seeds = list(dict.fromkeys(seed for found in material.finalists for seed in found["seeds"]))
     columns = [
         Column("finalist", left=True), *(Column(short_name(key)) for key in keys),
@@ -180,6 +181,11 @@ def _evidence(material: Material) -> Markup:
         rows.append(Row(cells, mark(material, found["trial"])))
     said = f"{material.objective} on the final half of the prompts; gains are paired by prompt, hold for all together"
     return table(columns, rows, said)
+
+
+def _keys(material: Material) -> list[str]:
+    """The keys of the finalists' values, the searched ones in their order first."""
+    return list(dict.fromkeys((*material.search.parameters, *(k for f in material.finalists for k in f["params"]))))
 
 
 def _kept(material: Material) -> Markup:
