@@ -26,6 +26,7 @@ from tune.delivery import tracking_uri
 from tune.ending import ending
 from tune.finalists import most_finals
 from tune.jobs import trial_name
+from tune.keepsakes import leave
 from tune.lineage import search_params, search_tags
 from tune.request import Request, RequestError
 from tune.space import budget
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
-LOOKED_AT = range(5, 201)
-"""How many finished trials a search has whose end draws its insight: fewer say nothing, more take long."""
 
 log = logging.getLogger("phasegpt")
 Trainable = Callable[[Mapping[str, Any]], None]
@@ -169,22 +168,9 @@ class _Drive:
             tags = {"winner": trial_name(found.winner.number), "verdict": found.verdict}
             self.tracker.tags(request.name, tags)
         self._record(request.places.summary, request.places.log)
-        self._look(sum(trial["state"] == "COMPLETE" for trial in report["trials"]))
+        finished = sum(trial["state"] == "COMPLETE" for trial in report["trials"])
+        leave(request, self.tracker, finished, len(report["trials"]))
         return self._say(report, ending(request, report), ended=found is not None)
-
-    def _look(self, finished: int) -> None:
-        """What the search says of its parameters, in pictures beside its summary and in MLflow."""
-        if finished not in LOOKED_AT:
-            return
-        from tune.insight_summary import look, picture_folder
-
-        folder = picture_folder(self.request.places)
-        try:
-            look(self.request, folder)
-        except Exception:  # the search has ended well; python -m tune.insight tells what is wrong with its pictures
-            log.exception("no insight could be drawn")
-            return
-        self.tracker.folder(self.request.name, folder, "insight")
 
     def _end_ablation(self, searcher: "JobSearcher") -> int:
         from tune.ablated import ablated, table
@@ -199,6 +185,7 @@ class _Drive:
         draw(found, picture)
         self.tracker.table(request.name, table(found), "ablation.json")
         self._record(request.places.summary, picture, request.places.log)
+        leave(request, self.tracker)
         return self._say(report, f"\n{found.as_text()}\n  {picture}", ended=True)
 
     def _record(self, *files: Path) -> None:

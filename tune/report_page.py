@@ -65,6 +65,7 @@ footer { margin-top: 4rem; border-top: 1px solid var(--line); padding-top: .8rem
 @media print { :root { LIGHT } body { max-width: none; padding: 0; font-size: 10pt; } nav, th button::after
   { display: none; } figure, .tile, .verdict, .answer, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .wide, .plot { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; padding: .2rem .35rem; }
+  td:first-child { white-space: nowrap; } pre { white-space: pre-wrap; }
   .plot svg { min-width: 0; width: min(100%, 14cm); } }
 """
 

@@ -51,8 +51,8 @@ def schedule(material: Material) -> Picture | None:
         "schedule",
         figure,
         f"Which job ran when: {jobs} jobs on at most {places} at once, whose places were busy for {busy:.0%} of the "
-        f"time. The number is that of the {'arm' if arms else 'trial'}. {ORDER[arms]} What each waited for stands in the "
-        "table below.",
+        f"time. The number is that of the {'arm' if arms else 'trial'}. {ORDER[arms]} What each waited for stands in "
+        "the table below.",
         f"{jobs} jobs over {number(whole / seconds)} {unit} on {places} places, busy for {busy:.0%} of the time",
     )
 
