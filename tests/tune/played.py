@@ -10,8 +10,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from phasegpt.answers import read_preferences
 from phasegpt.checkpoint_files import STATE
+from phasegpt.config_io import resolve
 from phasegpt.files import write_json
+from phasegpt.pairs import pairs_hash
 from phasegpt.runs import run_paths
 from tune.ablated import ablated
 from tune.conclude import conclude, summary, write_summary
@@ -50,8 +53,12 @@ class Played:
         arms = self.request.arms
         self.searcher: JobSearcher = ArmSearcher(arms, *rest) if arms else JobSearcher(*rest)
         self.event("open")
+        rows = read_preferences(
+            resolve(config.training.preference_dataset), config.training.method, config.data.domains
+        )
         tags = {
             "kind": "search",
+            "data_hash": pairs_hash(rows)[:16],
             "git_commit": "abc123",
             "git_dirty": "true",
             "machine": "a toy",

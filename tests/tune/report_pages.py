@@ -1,9 +1,11 @@
 """What a test reads of an HTML page: that it is well-formed, what it loads, its sections, tables and texts."""
 
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
+INLINE = "data:image/png;base64,"
 LOADS = ("src", "srcset", "poster", "data", "background", "href", "xlink:href", "action")
 
 
@@ -41,6 +43,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open[-1:] not in (["style"], ["script"]):
             self.text += data
+        self.loads += re.findall(r"url\(|@import", data) if self.open[-1:] == ["style"] else []
 
     def _look(self, tag: str, attrs: dict[str, str | None]) -> None:
         self.ids += [attrs["id"] or ""] if "id" in attrs else []
@@ -49,6 +52,6 @@ class Page(HTMLParser):
         if tag == "svg":
             figure = next(name for name in reversed(self.ids) if name.startswith("picture-"))
             self.pictures[figure.removeprefix("picture-")] = attrs["aria-label"] or ""
-        self.loads += [
-            value or "" for name, value in attrs.items() if name in LOADS and not (value or "").startswith("#")
-        ]
+        named = [value or "" for name, value in attrs.items() if name in LOADS]
+        self.loads += [value for value in named if not value.startswith(("#", INLINE))]
+        self.loads += re.findall(r"url\((?!#)[^)]*", attrs.get("style") or "")
