@@ -127,6 +127,8 @@ def _map(insight: Insight, figure: Figure | None) -> Part:
     found, heading = insight.map, "Two parameters together"
     if found is None or figure is None:
         return Part("map", heading, without="No map: it takes two parameters that are searched in ranges.")
+    if not found.points:
+        return Part("map", heading, without=sentence(found.note))
     caption = (
         f"Each trial where its values lie, coloured by {found.objective}; behind them a smooth surface, pale where it "
         "is unsure. A star is where the search would go next. Other parameters differ between the trials and are noise "
