@@ -57,9 +57,10 @@ def curves(material: Material) -> Picture | None:
     return Picture(
         "curves",
         figure,
-        f"Each {runs} on its way: above {material.objective} on the {half} half of the prompts at every evaluation, "
-        "below the loss that training lowers. A loss that still falls while the objective has turned is training for "
-        "its own sake. A line that was stopped ends in a triangle; losses of different λ are on different scales.",
+        f"Each {runs} on its way from the untuned model: above {material.objective} on the {half} half of the prompts "
+        "at every evaluation, below the loss that training lowers. A loss that still falls while the objective has "
+        "turned is training for its own sake. A line that was stopped ends in a triangle; losses of different λ are on "
+        "different scales.",
         f"{len(courses)} runs over up to {max(step for c in courses for step, _ in (*c.points, *c.losses))} steps",
     )
 
@@ -73,8 +74,18 @@ def _courses(material: Material) -> list[Course]:
         strong = what in ("winner", "own")
         role = what if strong else "rest"
         label = LABELS[what] if strong or what in ENDS else "another trial"
-        found.append(Course(label, role, trial.points(metric), trial.run.losses, trial.record.state, strong))
+        points = [*([] if trial.record.altered else _start(material)), *trial.points(metric)]
+        found.append(Course(label, role, points, trial.run.losses, trial.record.state, strong))
     return sorted(found, key=lambda course: course.strong)
+
+
+def _start(material: Material) -> list[tuple[int, float]]:
+    """Where every run begins: at the untuned model, unless another checkpoint is what gains are measured from."""
+    half = "final" if material.request.arms else "search"
+    measured = material.baselines[half].metrics if half in material.baselines else {}
+    if material.request.config.evaluation.baseline_checkpoint is not None or material.objective not in measured:
+        return []
+    return [(0, measured[material.objective])]
 
 
 def _arms(material: Material) -> list[Course]:
@@ -82,7 +93,9 @@ def _arms(material: Material) -> list[Course]:
     for number, arm in enumerate(material.request.arms):
         role, dashes = ARMS[number % len(ARMS)], DASHES[number // len(ARMS) % len(DASHES)]
         for run in material.finals.get(f"arm-{number:02d}", ()):
-            points = [(s, m[material.objective]) for s, m in run.curve.items() if material.objective in m]
+            points = _start(material) + [
+                (s, m[material.objective]) for s, m in run.curve.items() if material.objective in m
+            ]
             found.append(Course(arm.label.replace("$", r"\$"), role, points, run.losses, strong=True, dashes=dashes))
     return found
 

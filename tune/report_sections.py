@@ -129,10 +129,10 @@ def _map(insight: Insight, figure: Figure | None) -> Part:
         return Part("map", heading, without="No map: it takes two parameters that are searched in ranges.")
     if not found.points:
         return Part("map", heading, without=sentence(found.note))
+    surface = "; behind them a smooth surface, pale where it is unsure" if found.surface else ""
     caption = (
-        f"Each trial where its values lie, coloured by {found.objective}; behind them a smooth surface, pale where it "
-        "is unsure. A star is where the search would go next. Other parameters differ between the trials and are noise "
-        f"here. {sentence(found.note)}"
+        f"Each trial where its values lie, coloured by {found.objective}{surface}. A star is where the search would go "
+        f"next. Other parameters differ between the trials and are noise here. {sentence(found.note)}"
     )
     says = f"{found.objective} over {found.x_key} and {found.y_key}: {found.note}"
     return Part("map", heading, Picture("map", figure, caption, says, paper=True))
