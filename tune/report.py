@@ -40,17 +40,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read, draw and write: 0, or 2 with one message."""
     options = parser().parse_args(argv)
-    from tune.request import RequestError
-
     try:
         request = find(options.name, options.track, options.storage)
-    except RequestError as error:
+        from tune.report_data import gather
+        from tune.report_sections import report_folder, write_report
+
+        material = gather(request)
+    except ValueError as error:  # no such search, or a file of it that is damaged
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
-    from tune.report_data import gather
-    from tune.report_sections import report_folder, write_report
-
-    material = gather(request)
     page = write_report(material, Path(options.out or report_folder(request.places)))
     if options.json:
         verdict = (material.summary or {}).get("verdict")

@@ -46,8 +46,10 @@ def sides(material: Material) -> tuple[str, list[Side]]:
         arms = [(f"arm-{i:02d}", arm.label) for i, arm in enumerate(material.request.arms)]
         half, found = "final", [_final(material, name, label) for name, label in arms]
     elif material.finalists:
-        named = [(own, "config's own values"), (material.winner or own, "winner")]
-        names = dict(reversed(named)) if material.winner == own else dict(named)
+        names = {
+            own: "config's own values",
+            **({material.winner: "winner"} if material.winner not in (None, own) else {}),
+        }
         half, found = "final", [_final(material, name, f"{said}, {name}") for name, said in names.items()]
     else:
         best = material.insight.budget.best_trial if material.insight else None

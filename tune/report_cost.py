@@ -115,10 +115,9 @@ def saved(found: Cost) -> list[str]:
     lines = []
     if found.stopped:
         share = found.unused / max(1, found.whole)
-        lines.append(
-            f"{found.stopped} trials were stopped early, which left out {found.unused:,} of {found.whole:,} steps "
-            f"({share:.0%})."
-        )
+        trials = "1 trial was" if found.stopped == 1 else f"{found.stopped} trials were"
+        steps = f"{found.unused:,} of {found.whole:,} steps ({share:.0%})"
+        lines.append(f"{trials} stopped early, which left out {steps}.")
     if found.shared:
         lines.append(
             f"Shared work (token ids, the reference's outputs, activations below the adapters) was made once in "

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phasegpt.checkpoint_files import STATE, checkpoint_step, step_history
+from phasegpt.checkpoint_files import WHOLE, checkpoint_step, step_history
 from phasegpt.config_search import Search
 from phasegpt.files import read_json
 from phasegpt.pairs import HALVES
@@ -199,9 +199,9 @@ def read_run(request: Request, name: str) -> Run:
 
 
 def _history(checkpoints: Path) -> list[dict[str, float]]:
-    """The training log of a run that did not end, from the newest checkpoint that has one."""
+    """The training log of a run that did not end, from its newest whole checkpoint."""
     folders = sorted(checkpoints.glob("checkpoint-*"), key=checkpoint_step, reverse=True)
-    newest = next((folder for folder in folders if (folder / STATE).is_file()), None)
+    newest = next((folder for folder in folders if (folder / WHOLE).is_file()), None)
     return step_history(newest) if newest else []
 
 

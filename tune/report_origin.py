@@ -17,9 +17,9 @@ from tune.commands import Commands
 from tune.console import number, short_name
 from tune.report_cost import day
 from tune.report_data import Material
+from tune.report_finalists import cell, mark
 from tune.report_jobs import job_seconds
 from tune.report_page import Column, Row, folded, joined, paragraph, rendered, table
-from tune.report_verdict import cell, mark
 from tune.space_text import parameter_lines
 
 CONFIG = "config.yaml"

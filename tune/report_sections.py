@@ -13,14 +13,16 @@ from tune.insight_summary import Insight, figures
 from tune.report_answers import answers_section
 from tune.report_cost import cost_section, day, jobs_table
 from tune.report_data import Material
+from tune.report_finalists import finalists
 from tune.report_origin import CONFIG, data_section, limits_section, origin_section, trials_table
 from tune.report_page import Section, joined, page, paragraph, picture_html
 from tune.report_pictures_curves import curves
 from tune.report_pictures_finals import ablation, forest
 from tune.report_pictures_jobs import schedule
-from tune.report_pictures_trials import outcome, parallel
+from tune.report_pictures_parallel import parallel
+from tune.report_pictures_trials import outcome
 from tune.report_svg import Picture, report_style, save_png
-from tune.report_verdict import finalists, lead, title, verdict
+from tune.report_verdict import lead, title, verdict
 from tune.request import SearchPlaces
 
 PAGE = "report.html"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phasegpt.answers import read_preferences
-from phasegpt.checkpoint_files import STATE
+from phasegpt.checkpoint_files import STATE, WHOLE
 from phasegpt.config_io import resolve
 from phasegpt.files import write_json
 from phasegpt.pairs import pairs_hash
@@ -118,7 +118,9 @@ class Played:
             write_json(
                 folder / f"evaluations/step-{step:08d}.json", {**told, "seconds": {"answers": 1.5, "pairs": 0.5}}
             )
-        write_json(folder / f"checkpoint-{max(evaluated)}" / STATE, {"log_history": losses(job, max(evaluated))})
+        checkpoint = folder / f"checkpoint-{max(evaluated)}"
+        write_json(checkpoint / STATE, {"log_history": losses(job, max(evaluated))})
+        write_json(checkpoint / WHOLE, {})
 
     def finish(self, trial_id: str, job: Job) -> None:
         for step in EVALUATED[:-1]:

@@ -168,7 +168,7 @@ def test_the_cost_adds_up_as_by_hand(two: Whole) -> None:
     assert sum(found.work.values()) == pytest.approx(found.busy)
     assert (found.steps, found.tokens) == (18 * 9 + 2 * 3, 18 * 800)
     assert (found.stopped, found.unused, found.whole) == (1, 6, 9 * 13)
-    assert saved(found) == ["1 trials were stopped early, which left out 6 of 117 steps (5%)."]
+    assert saved(found) == ["1 trial was stopped early, which left out 6 of 117 steps (5%)."]
     assert found.wall < found.busy <= 2 * found.wall
 
 
@@ -282,6 +282,15 @@ def test_a_search_that_is_not_there_is_named_with_those_that_are(
     request.save()
     assert main(["tuy", "--storage", str(request.places.storage)]) == 2
     assert "there are: toy" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_named_in_one_line(toy_request: ToyRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    played = one(toy_request).play(jobs=3)
+    damaged = played.request.places.results / "trial-000.json"
+    damaged.write_text("{")
+    assert main(["toy", "--storage", str(played.request.places.storage)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{damaged} is damaged")
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
