@@ -69,7 +69,7 @@ def _waited_for(piece: Piece, earlier: Sequence[Piece]) -> str:
     if not before or piece.kind == "baseline":
         return "the start of the search" if not before else f"a place: {before[-1].job} had it"
     own = [other for other in before if other.job == piece.job]
-    if own and own[-1].how in (PAUSED, CUT):
+    if own:
         return "the rest of its cohort" if own[-1].how == PAUSED else "the search to be resumed"
     last = max(before, key=lambda other: other.end)
     if piece.kind == "final" and last.kind == "trial":
