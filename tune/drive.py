@@ -27,6 +27,7 @@ from tune.databases import held
 from tune.delivery import tracking_uri, without_credentials
 from tune.ending import ending
 from tune.finalists import most_finals
+from tune.keepsakes import leave
 from tune.lineage import search_tags
 from tune.machine_load import MachineLoad
 from tune.record import state_tags
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
-LOOKED_AT = range(5, 201)
-"""How many finished trials a search has whose end draws its insight: fewer say nothing, more take long."""
 
 log = logging.getLogger("phasegpt")
 Trainable = Callable[[Mapping[str, Any]], None]
@@ -187,22 +186,9 @@ class _Drive:
         end_search(request, self.tracker, report, before)
         write_summary(request, report)
         self._record(request.places.summary, request.places.log)
-        self._look(sum(trial["state"] == "COMPLETE" for trial in report["trials"]))
+        finished = sum(trial["state"] == "COMPLETE" for trial in report["trials"])
+        leave(request, self.tracker, finished, len(report["trials"]))
         return self._say(report, ending(request, report), ended=found is not None)
-
-    def _look(self, finished: int) -> None:
-        """What the search says of its parameters, in pictures beside its summary and in MLflow."""
-        if finished not in LOOKED_AT:
-            return
-        from tune.insight_summary import look, picture_folder
-
-        folder = picture_folder(self.request.places)
-        try:
-            look(self.request, folder)
-        except Exception:  # the search has ended well; python -m tune.insight tells what is wrong with its pictures
-            log.exception("no insight could be drawn")
-            return
-        self.tracker.folder(self.request.name, folder, "insight")
 
     def _end_ablation(self, searcher: "JobSearcher") -> int:
         from tune.ablated import ablated, table
@@ -221,6 +207,7 @@ class _Drive:
         self.tracker.table(request.name, table(found), "ablation.json")
         self._describe(as_block(found.as_text()))
         self._record(request.places.summary, picture, request.places.log)
+        leave(request, self.tracker)
         return self._say(report, f"\n{found.as_text()}\n  {picture}", ended=True)
 
     def _describe(self, state: str) -> None:

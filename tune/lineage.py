@@ -1,4 +1,4 @@
-"""Where a search or a run comes from: commit, data, versions. What its MLflow runs are tagged with."""
+"""Where a search or a run comes from: commit, data, versions, machine. What its MLflow runs are tagged with."""
 
 import subprocess
 from pathlib import Path
@@ -11,6 +11,7 @@ from phasegpt.files import file_sha256
 from phasegpt.metrics.text import scorer
 from phasegpt.pairs import pairs_hash
 from phasegpt.runs import versions
+from tune.machine import described
 from tune.request import Request
 from tune.tracking import flat_params
 
@@ -40,6 +41,7 @@ def run_tags(config: Config, track: str, source: str) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": source,
         "mlflow.source.git.commit": commit,
+        "machine": described(),
     }
 
 
