@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from phasegpt.blind import Choice, Votes
+from phasegpt.blind import Choice, Vote, Votes
 from phasegpt.blind_result import outcome
 from phasegpt.compare import SideBySide
 
@@ -24,11 +24,18 @@ SAID: Mapping[Choice | None, str] = {
     "skip": "skipped",
     None: "",
 }
+VOTED: Mapping[Vote | None, str] = {
+    "a": "You preferred A",
+    "b": "You preferred B",
+    "tie": "You preferred neither",
+    "skip": "Skipped",
+    None: "Not judged",
+}
 BUTTONS = (
-    ("first", "Answer 1 is better", "1 ArrowLeft", "1←"),
-    ("second", "Answer 2 is better", "2 ArrowRight", "2→"),
-    ("tie", "Neither", "Space =", "="),
-    ("skip", "Skip", "s", "s"),
+    ("first", "Answer 1 is better", "1 ArrowLeft", ("1", "←")),
+    ("second", "Answer 2 is better", "2 ArrowRight", ("2", "→")),
+    ("tie", "Neither", "Space =", ("space",)),
+    ("skip", "Skip", "s", ("s",)),
 )
 """(choice, text, names of its keys, the keys as shown)."""
 
@@ -69,17 +76,17 @@ def overview_page(votes: Votes, root: str) -> str:
 def result_page(votes: Votes, root: str) -> str:
     """What the votes came to, with names and scores; for after the reveal."""
     found = outcome(votes)
-    pairs = [_revealed(pair, SAID[votes.choice(place)] or "open") for place, pair in enumerate(votes.ballot.pairs)]
-    pairs += [_revealed(pair, "the same answer twice: a tie") for pair in votes.ballot.alike]
+    pairs = [_revealed(pair, VOTED[votes.choices.get(place)]) for place, pair in enumerate(votes.ballot.pairs)]
+    pairs += [_revealed(pair, "The same answer twice: a tie") for pair in votes.ballot.alike]
     title = {"B is preferred": "You preferred B", "A is preferred": "You preferred A"}
     return _page(
         "blind_result.html",
         votes,
         root,
-        title=title.get(found.verdict, "Your preference is not distinguishable"),
+        title=title.get(found.verdict, "Your votes do not tell A and B apart"),
         found=found,
         pairs=pairs,
-        path=votes.path,
+        file=votes.path.name,
         at=_at,
     )
 
@@ -107,7 +114,7 @@ def _revealed(pair: SideBySide, said: str) -> dict[str, Any]:
         (side, answer, ", ".join(f"{name} {values[which]:.3f}" for name, values in pair.scores.items()))
         for side, answer, which in (sides if pair.first == "a" else sides[::-1])
     ]
-    return {"prompt": pair.prompt, "said": said.capitalize(), "answers": answers}
+    return {"prompt": pair.prompt, "said": said, "answers": answers}
 
 
 def _at(share: float) -> float:

@@ -34,6 +34,9 @@ HEADERS = {
     "Referrer-Policy": "same-origin",  # no-referrer would take the Origin from our own forms
     "X-Content-Type-Options": "nosniff",
 }
+KEPT = {"Cache-Control": "private, max-age=86400"}
+"""For what the pages load: the result is shown when the server has gone."""
+
 HTML, PLAIN = "text/html; charset=utf-8", "text/plain; charset=utf-8"
 
 log = logging.getLogger("phasegpt")
@@ -99,7 +102,7 @@ class BlindServer(ThreadingMixIn, TCPServer):
     def _got(self, path: str) -> Answer:
         votes = self._votes
         if path in FILES:
-            return Answer((PAGES / path).read_text(encoding="utf-8"), kind=FILES[path])
+            return Answer((PAGES / path).read_text(encoding="utf-8"), kind=FILES[path], headers=KEPT)
         if votes.closed:
             return Answer(result_page(votes, self.root))
         if path == "overview" or (path == "" and not votes.open):
