@@ -170,7 +170,7 @@ class _Drive:
             self.tracker.tags(request.name, tags)
         self._record(request.places.summary, request.places.log)
         self._look(sum(trial["state"] == "COMPLETE" for trial in report["trials"]))
-        return self._say(report, ending(request, report), ended=found is not None)
+        return self._say(report, ending(request, report, self.uri), ended=found is not None)
 
     def _look(self, finished: int) -> None:
         """What the search says of its parameters, in pictures beside its summary and in MLflow."""
