@@ -5,7 +5,7 @@ With PHASEGPT_DOCS_IMAGES set, screenshots go where docs/ shows them: docs/image
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60_000
+PATIENCE = 120_000
 """Milliseconds until something that should appear is missed: the machine may be busy."""
 
 ARGUMENTS = ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-gpu"]
@@ -49,17 +49,18 @@ def open_page(browser: "Browser") -> Iterator[Open]:
     """Opens pages: words are those of a browser context (viewport, color_scheme, …).
 
     At the end no page may have thrown, asked for anything but this machine, or written an error to its console, save
-    those that contain what it `forgives`.
+    those that contain one of what it `forgives`.
     """
     from playwright.sync_api import expect
 
     expect.set_options(timeout=PATIENCE)
     contexts, wrong = [], list[str]()
 
-    def make(*, forgives: str | None = None, **words: object) -> "Page":
+    def make(*, forgives: Sequence[str] = (), **words: object) -> "Page":
         def console(said: "ConsoleMessage") -> None:
-            if said.type == "error" and not (forgives and forgives in said.text):
-                wrong.append(f"{said.text} ({said.location['url']})")
+            text = f"{said.text} ({said.location['url']})"
+            if said.type == "error" and not any(known in text for known in forgives):
+                wrong.append(text)
 
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | words))  # type: ignore[arg-type]
         context.set_default_timeout(PATIENCE)

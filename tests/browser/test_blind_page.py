@@ -84,7 +84,7 @@ def test_a_judge_votes_by_keyboard_thinks_again_takes_a_break_and_learns_the_nam
     from playwright.sync_api import expect
 
     pairs = read_votes(path).ballot.pairs
-    page, first = open_page(forgives="ERR_CONNECTION_REFUSED"), judge(path)
+    page, first = open_page(forgives=["ERR_CONNECTION_REFUSED"]), judge(path)
     page.goto(first.address)
     said = page.get_by_role("status")
     for place, (key, word) in enumerate([("1", "answer 1 is better"), ("ArrowRight", "answer 2 is better")]):
