@@ -62,13 +62,19 @@ class RefusedError(Exception):
 
 
 class BlindServer(ThreadingMixIn, TCPServer):
-    """The server of one judgement; `address` is what to open. `serve_forever` returns after the reveal."""
+    """The server of one judgement; `address` is what to open. `serve_forever` returns after the reveal.
+
+    Raises BlindError where the port is taken.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
 
     def __init__(self, votes: Votes, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise BlindError(f"--port {port}: {error.strerror}; leave the option out for a free one") from error
         self.root = f"/{secrets.token_urlsafe(16)}/"
         own = self.server_address[1]
         self.hosts = (f"127.0.0.1:{own}", f"localhost:{own}")
