@@ -58,9 +58,9 @@ def judge() -> Iterator[Callable[[Path], Judging]]:
 
     yield start
     for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.communicate()
+        one.process.kill()
+        with one.process:  # closes its pipes
+            pass
 
 
 @pytest.fixture

@@ -103,8 +103,9 @@ def page(served: Served, open_page: Open) -> "Page":
     """The training runs of the experiment, found from the first page on."""
     page = open_page(forgives=MLFLOWS_OWN, viewport={"width": 1440, "height": 900})
     page.goto(served.address)
-    page.get_by_role("link", name="phasegpt-v14").first.click()
-    page.get_by_role("link", name="Training runs").click()
+    experiment = page.get_by_role("link", name="phasegpt-v14").first.get_attribute("href")
+    page.goto("about:blank")
+    page.goto(f"{served.address}{experiment}/runs")
     link(page, NAME).wait_for()
     close = page.get_by_role("button", name="Close", exact=True)  # an assistant of MLflow's own
     if close.is_visible():

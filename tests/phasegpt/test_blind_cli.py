@@ -45,9 +45,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield run
     for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        process.kill()
+        with process:  # closes its pipes
+            pass
 
 
 def address_of(process: subprocess.Popen[str]) -> tuple[str, str]:
