@@ -1,6 +1,6 @@
 """A real browser: Debian's Chromium, driven by playwright, which fetches none of its own. Skipped where one is missing.
 
-With PHASEGPT_DOCS_IMAGES set, screenshots go where docs/ shows them: docs/images.
+With PHASEGPT_DOCS_IMAGES set, the screenshots that docs/images has are taken anew.
 """
 
 import os
@@ -87,8 +87,8 @@ def shoot(tmp_path: Path) -> Shoot:
     """Keeps a picture of what a page shows."""
 
     def keep(page: "Page", name: str) -> Path:
-        folder = ROOT / "docs" / "images" if os.environ.get("PHASEGPT_DOCS_IMAGES") else tmp_path
-        picture = folder / f"{name}.png"
+        shown = ROOT / "docs" / "images" / f"{name}.png"
+        picture = shown if os.environ.get("PHASEGPT_DOCS_IMAGES") and shown.exists() else tmp_path / shown.name
         page.screenshot(path=picture)
         assert picture.stat().st_size > 5000
         return picture

@@ -15,13 +15,13 @@ from phasegpt.blind import Ballot, read_votes, voting
 from phasegpt.compare import Comparison, SideBySide
 from phasegpt.config_io import project_root
 from phasegpt.judged import Judged
-from tests.browser.conftest import Open, Shoot
+from tests.browser.conftest import PATIENCE, Open, Shoot
 from tests.phasegpt.ballots import SECRETS, ballot
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 class Judging:
@@ -40,7 +40,7 @@ class Judging:
 
     def end(self, status: int) -> str:
         """What it printed until it ended with `status`."""
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=PATIENCE / 1000)
         assert self.process.returncode == status, err
         return out
 

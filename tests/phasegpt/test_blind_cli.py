@@ -20,6 +20,9 @@ from phasegpt.config_io import project_root
 from tests.phasegpt.ballots import ballot
 from tests.phasegpt.trained import Trained, train_toy
 
+PATIENCE = 240
+"""Seconds until a process is missed."""
+
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -65,7 +68,7 @@ def post(address: str, page: str, **form: object) -> str:
     origin = address[: address.index("/", 8)]
     body = urllib.parse.urlencode(form).encode()
     asked = urllib.request.Request(address + page, body, {"Origin": origin})
-    with urllib.request.urlopen(asked, timeout=60) as reply:
+    with urllib.request.urlopen(asked, timeout=PATIENCE) as reply:
         return str(reply.read().decode())
 
 
@@ -87,7 +90,7 @@ def test_two_runs_are_judged_from_the_command_to_the_result(
     for n in range(1, int(place[2]) + 1):
         post(address, "vote", pair=n, choice="first")
     assert one.folder in post(address, "reveal")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     found = json.loads(out)
     check(found, one, two, int(place[2]))
@@ -108,7 +111,7 @@ def test_ctrl_c_keeps_the_votes_and_tells_no_result_while_pairs_are_open(
     process = start("--votes", str(path), "--blind")
     post(address_of(process)[1], "vote", pair=2, choice="tie")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (130, "")
     assert "Stopped with 4 pairs open." in err
     assert f"  python -m phasegpt compare --votes {path}\n" in err
@@ -125,7 +128,7 @@ def test_ctrl_c_after_the_last_vote_tells_the_result(start: Start, path: Path) -
     for n in range(1, 6):
         post(address, "vote", pair=n, choice="second")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "A: runs/left on toy-base\nB: runs/right on toy-base\n" in out
     assert "the answer that stood first was picked  0.00 [0.00, 0.52] (0 of 5)" in out
@@ -147,7 +150,7 @@ def test_a_port_that_is_taken_is_one_line(start: Start, path: Path) -> None:
     other = path.with_name("other.jsonl")
     other.write_bytes(path.read_bytes())
     process = start("--votes", str(other), "--blind", "--port", taken)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (2, "")
     assert f"--port {taken}: Address already in use" in err
     assert "Traceback" not in err
@@ -156,6 +159,6 @@ def test_a_port_that_is_taken_is_one_line(start: Start, path: Path) -> None:
 def test_two_commands_on_one_file_of_votes_are_one_too_many(start: Start, path: Path) -> None:
     address_of(start("--votes", str(path), "--blind"))
     process = start("--votes", str(path), "--blind")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "another process takes votes into this file" in err
