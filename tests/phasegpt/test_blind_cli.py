@@ -9,8 +9,8 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +18,8 @@ from phasegpt.blind import read_votes, voting
 from phasegpt.cli import main
 from phasegpt.config_io import project_root
 from tests.phasegpt.ballots import ballot
-from tests.phasegpt.trained import Trained, train_toy
+from tests.phasegpt.trained import train_toy
+from tests.toy import build_toy_model
 
 PATIENCE = 240
 """Seconds until a process is missed."""
@@ -42,7 +43,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 text=True,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-            )  # fmt: skip
+            )
         )
         return started[-1]
 
@@ -67,8 +68,8 @@ def address_of(process: subprocess.Popen[str]) -> tuple[str, str]:
 def post(address: str, page: str, **form: object) -> str:
     origin = address[: address.index("/", 8)]
     body = urllib.parse.urlencode(form).encode()
-    asked = urllib.request.Request(address + page, body, {"Origin": origin})
-    with urllib.request.urlopen(asked, timeout=PATIENCE) as reply:
+    asked = urllib.request.Request(address + page, body, {"Origin": origin})  # noqa: S310 - our own http address
+    with urllib.request.urlopen(asked, timeout=PATIENCE) as reply:  # noqa: S310
         return str(reply.read().decode())
 
 
@@ -78,31 +79,36 @@ def path(tmp_path: Path) -> Path:
         return votes.path
 
 
-def test_two_runs_are_judged_from_the_command_to_the_result(
+def test_a_run_and_another_model_are_judged_from_the_command_to_the_result(
     start: Start, toy_sets: list[str], tmp_path: Path, one_thread: None
 ) -> None:
-    one, two = (train_toy(tmp_path, name, [*toy_sets, f"experiment.seed={n}"]) for n, name in enumerate(("one", "two")))
-    process = start(one.folder, two.folder, "--blind", "--json", "--judge", "Ada")
+    run, other = train_toy(tmp_path, "run", toy_sets), build_toy_model(tmp_path / "other", seed=1)
+    process = start(run.folder, str(other), "--blind", "--json", "--judge", "Ada")
     before, address = address_of(process)
-    place = re.search(r"^(.*\.jsonl): 0 of (\d+) pairs judged$", before, re.M)
+    place = re.search(r"^(.*\.jsonl): 0 of (\d) pairs judged$", before, re.M)
     assert place is not None
     assert Path(place[1]).parent == tmp_path / "results" / "v14" / "blind"
-    for n in range(1, int(place[2]) + 1):
+    asked = int(place[2])
+    for n in range(1, asked + 1):
         post(address, "vote", pair=n, choice="first")
-    assert one.folder in post(address, "reveal")
+    assert run.folder in post(address, "reveal")
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     found = json.loads(out)
-    check(found, one, two, int(place[2]))
+    assert found["judge"] == "Ada"
+    assert found["a"].startswith(run.folder)
+    assert found["b"].startswith(str(other))
+    assert found["wins"] + found["losses"] == found["first"]["k"] == asked
+    assert asked + found["alike"] == 4
     assert found["votes_file"] == place[1]
 
 
-def check(found: dict[str, Any], one: Trained, two: Trained, asked: int) -> None:
-    assert found["a"].startswith(one.folder)
-    assert found["b"].startswith(two.folder)
-    assert found["judge"] == "Ada"
-    assert found["wins"] + found["losses"] == found["first"]["k"] == asked
-    assert asked + found["alike"] == 4
+def test_where_nothing_differs_the_result_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = replace(ballot(), pairs=())
+    with voting(tmp_path / "v.jsonl", made):
+        pass
+    assert main(["compare", "--votes", str(tmp_path / "v.jsonl"), "--blind"]) == 0
+    assert "ties 1 (1 of them the same answer twice); skipped 0, open 0" in capsys.readouterr().out
 
 
 def test_ctrl_c_keeps_the_votes_and_tells_no_result_while_pairs_are_open(
