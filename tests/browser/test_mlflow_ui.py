@@ -58,7 +58,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, toy_sets: list[str]) -> Path
     sets = [*toy_sets, "evaluation.eval_interval=1", "search.finalists={count: 1, seeds: 1}", "search.trials=6"]
     words = ["--track", "b", "--profile", "laptop", "--name", NAME, "--storage", str(folder), "--cpus-per-worker", "1"]
     words += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db", *(w for text in sets for w in ("--set", text))]
-    command = [sys.executable, "-m", "tune.search", *words, "--json"]
+    command = [sys.executable, "-m", "tune.search", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=UP, check=False)
     assert done.returncode == 0, done.stderr
     assert f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db --host 127.0.0.1" in done.stderr
