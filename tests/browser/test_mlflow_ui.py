@@ -80,7 +80,8 @@ def served(store: Path) -> Iterator[Served]:
             assert ui.poll() is None, (store / "ui.log").read_text()
             yield Served(f"http://127.0.0.1:{port}/", store)
         finally:
-            os.killpg(ui.pid, signal.SIGTERM)
+            if ui.poll() is None:
+                os.killpg(ui.pid, signal.SIGTERM)
 
 
 def wait_for(true: Callable[[], bool]) -> None:
