@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TRACK ?= b
 ARGS ?=
 PORT ?= 5000
+STORE ?= .
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -34,8 +35,8 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…)
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts --host 127.0.0.1 --port $(PORT)
+ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…; STORE=folder with mlflow.db)
+	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(STORE)/mlflow.db" --default-artifact-root "$(STORE)/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
 
 bench: $(READY) ## every benchmark in tests/benchmarks
 	@for script in $$(grep -l '^if __name__' tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

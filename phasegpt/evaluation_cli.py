@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phasegpt.blind_cli import add_blind_options, misused, take_votes, tell_votes
+
 if TYPE_CHECKING:
     from phasegpt.judged import Judged
     from phasegpt.terms import Terms
 
-BAD_INPUT = 2
+DONE, BAD_INPUT = 0, 2
 ADDRESS = "adapter or run folder, MLflow run id, models:/NAME@ALIAS, models:/NAME/VERSION, base, or a base model's name"
 EVALUATE_EXAMPLES = """examples:
   python -m phasegpt evaluate --checkpoint checkpoints/v14/track_b/NAME/trial-003
@@ -21,7 +23,9 @@ EVALUATE_EXAMPLES = """examples:
 COMPARE_EXAMPLES = """examples:
   python -m phasegpt compare base models:/phasegpt-track-b@champion --out comparison.html
   python -m phasegpt compare checkpoints/v14/track_b/NAME/trial-000 checkpoints/v14/track_b/NAME/trial-003 --half search
+  python -m phasegpt compare base models:/phasegpt-track-b@champion --blind     judge the answers yourself, in a browser
   python -m phasegpt compare models:/phasegpt-track-b/1 models:/phasegpt-track-b/2 --blind --seed 7 --out judge.html
+  python -m phasegpt compare --votes results/v14/blind/0123456789ab.jsonl       what the votes in a file say
 """
 
 
@@ -32,11 +36,10 @@ def add_commands(commands: Any) -> None:
     one.add_argument("--out", metavar="FILE", help="write the JSON there, with a row for each prompt and pair")
     one.set_defaults(run=evaluate)
     two = _command(commands, "compare", "two checkpoints on the same prompts, side by side", COMPARE_EXAMPLES)
-    two.add_argument("a", metavar="A", help=ADDRESS)
-    two.add_argument("b", metavar="B", help="the same; differences are B − A")
+    two.add_argument("a", nargs="?", metavar="A", help=ADDRESS)
+    two.add_argument("b", nargs="?", metavar="B", help="the same; differences are B − A")
     two.add_argument("--out", metavar="FILE.html", help="write a page with the answers side by side")
-    two.add_argument("--blind", action="store_true", help="the page names no sides; the key is at its end")
-    two.add_argument("--seed", type=int, default=0, metavar="N", help="draws which side stands first (default: 0)")
+    add_blind_options(two)
     two.set_defaults(run=compare)
 
 
@@ -64,14 +67,16 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """`compare`: 0, or 2 with one message."""
-    if options.blind and not options.out:
-        sys.stderr.write("--blind: the answers are judged on a page; add --out FILE.html\n")
+    wrong = misused(options)
+    if wrong:
+        sys.stderr.write(f"{wrong}\n")
         return BAD_INPUT
-    return _or_say_why_not(_compare, options)
+    return _or_say_why_not(_compare if options.a else tell_votes, options)
 
 
-def _or_say_why_not(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+def _or_say_why_not(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     from phasegpt.base_model import ModelError
+    from phasegpt.blind import BlindError
     from phasegpt.config_errors import ConfigError
     from phasegpt.metrics.own import OwnMetricError
     from phasegpt.pairs import PairsError
@@ -79,14 +84,13 @@ def _or_say_why_not(run: Callable[[argparse.Namespace], None], options: argparse
     from phasegpt.terms import TermsError
 
     try:
-        run(options)
-    except (ConfigError, ModelError, OSError, OwnMetricError, PairsError, RunError, TermsError) as error:
+        return run(options)
+    except (BlindError, ConfigError, ModelError, OSError, OwnMetricError, PairsError, RunError, TermsError) as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
-    return 0
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> int:
     from phasegpt.evaluation_report import as_json, evaluation_dict, evaluation_text
 
     terms, (judged,) = _judge([options.checkpoint], options, use_stored=False)
@@ -94,9 +98,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.out:
         _write(options.out, as_json(found))
     sys.stdout.write(as_json(found) if options.json else evaluation_text(judged, terms))
+    return DONE
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace) -> int:
     from phasegpt.compare import compare as side_by_side
     from phasegpt.compare_page import page
     from phasegpt.evaluation_report import as_json, comparison_text, stored_notes
@@ -104,11 +109,14 @@ def _compare(options: argparse.Namespace) -> None:
     terms, (a, b) = _judge([options.a, options.b], options, use_stored=True)
     notes = [*terms.notes, *stored_notes([a, b])]
     comparison = side_by_side(a, b, terms.half, notes, options.seed if options.blind else None)
+    if options.blind and not options.out:
+        return take_votes(comparison, options)
     if options.out:
         _write(options.out, page(comparison, blind=options.blind))
     sys.stdout.write(
         as_json(comparison.as_dict()) if options.json else comparison_text(comparison, blind=options.blind)
     )
+    return DONE
 
 
 def _judge(addresses: Sequence[str], options: argparse.Namespace, *, use_stored: bool) -> "tuple[Terms, list[Judged]]":

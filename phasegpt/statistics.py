@@ -262,3 +262,45 @@ def _mean_over(met: Array, axis: int) -> Array:
     """The mean of what there is along `axis`, NaN where there is nothing."""
     seen = (~np.isnan(met)).sum(axis)
     return np.where(seen > 0, np.nansum(met, axis) / seen.clip(1), math.nan)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How often one of two things happened, `k` times of `n`, with the exact interval of its probability.
+
+    `low` and `high` are Clopper and Pearson's (1934), from 0 to 1 where n is 0; `p` is that of the exact two-sided sign
+    test, of so uneven a count where both are as likely.
+    """
+
+    k: int
+    n: int
+    low: float
+    high: float
+    p: float
+    level: float = 0.95
+
+    @classmethod
+    def of(cls, k: int, n: int, level: float = 0.95) -> Self:
+        """Raises ValueError where k is not from 0 to n."""
+        if not 0 <= k <= n:
+            raise ValueError(f"a share needs 0 <= k <= n; found k = {k}, n = {n}")
+        if n == 0:
+            return cls(0, 0, 0.0, 1.0, 1.0, level)
+        from scipy.stats import binomtest  # takes most of a second
+
+        test = binomtest(k, n)
+        interval = test.proportion_ci(level, method="exact")
+        return cls(k, n, float(interval.low), float(interval.high), float(test.pvalue), level)
+
+    @property
+    def rate(self) -> float | None:
+        """k / n, None where n is 0."""
+        return self.k / self.n if self.n else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "rate": self.rate}
+
+    def __str__(self) -> str:
+        rate = "-" if self.rate is None else f"{self.rate:.2f}"
+        return f"{rate} [{self.low:.2f}, {self.high:.2f}] ({self.k} of {self.n})"

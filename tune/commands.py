@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tune.lines import append, read_lines
+from phasegpt.lines import append, read_lines
 
 COMMANDS = "commands.jsonl"
 Kind = Literal["stop", "finish", "interrupt", "extend", "clone"]

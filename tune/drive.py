@@ -188,7 +188,7 @@ class _Drive:
         self._record(request.places.summary, request.places.log)
         finished = sum(trial["state"] == "COMPLETE" for trial in report["trials"])
         leave(request, self.tracker, finished, len(report["trials"]))
-        return self._say(report, ending(request, report), ended=found is not None)
+        return self._say(report, ending(request, report, self.uri), ended=found is not None)
 
     def _end_ablation(self, searcher: "JobSearcher") -> int:
         from tune.ablated import ablated, table

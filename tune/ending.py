@@ -1,16 +1,23 @@
 """The last words of a search on the terminal: the winner, its gain, the champion, and where to look further."""
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from phasegpt.config_io import project_root
 from phasegpt.metrics.declared import GUARDS
 from phasegpt.statistics import Gain
 from tune.console import number, short_name
+from tune.delivery import tracking_uri, without_credentials
 from tune.request import Request
 
+MADE_FOR = Path(__file__).resolve().parents[1]
+"""Where `make` finds the Makefile; its `ui` shows the mlflow.db beside it."""
 
-def ending(request: Request, report: Mapping[str, Any]) -> str:
-    """The text; the same facts as in `--json`."""
+
+def ending(request: Request, report: Mapping[str, Any], uri: str) -> str:
+    """The text; the same facts as in `--json`. `uri` is the MLflow that the search was recorded in."""
     winner = report["winner"]
     if winner is None:
         return f"No trial came to a result; the log tells why: {request.places.log}"
@@ -24,13 +31,36 @@ def ending(request: Request, report: Mapping[str, Any]) -> str:
         )
     lines += [
         "Look further:",
-        "  make ui                                            browse the runs on http://127.0.0.1:5000",
-        f"  python -m tune.report {request.name} --open   all of it as one page",
-        f"  python -m tune.insight {request.name}   which parameters mattered, and what would come next",
-        f"  python -m tune.registry show --track {request.track}",
+        f"  {browse(uri, Path.cwd())}",
+        f"  python -m tune.report {request.name}{_stored(request)} --open   all of it as one page",
+        f"  python -m tune.insight {request.name}{_stored(request)}   which parameters mattered, what would come next",
+        f"  python -m tune.registry show --track {request.track}{_recorded(uri)}",
         f"  {request.places.summary}",
     ]
     return "\n".join(lines)
+
+
+def browse(uri: str, here: Path) -> str:
+    """How the runs recorded at `uri` are looked at by who stands in the folder `here`; never shows a password."""
+    if uri == tracking_uri(MADE_FOR) and here.resolve() == MADE_FOR:
+        return "make ui   browse the runs on http://127.0.0.1:5000"
+    shown = without_credentials(uri)
+    if "://" not in uri or uri.startswith("http"):
+        return f"{shown}   browse the runs"
+    words = f"mlflow ui --backend-store-uri {shlex.quote(shown)} --host 127.0.0.1"
+    return words + ("   browse the runs" if shown == uri else "   browse the runs; put its user and password in again")
+
+
+def _stored(request: Request) -> str:
+    """The option by which other commands find the search; empty where they look there by themselves."""
+    storage = request.places.storage
+    return "" if storage == project_root() else f" --storage {shlex.quote(str(storage))}"
+
+
+def _recorded(uri: str) -> str:
+    """The option by which other commands find the registry; empty where they look there by themselves."""
+    default = tracking_uri(project_root())
+    return "" if uri == default else f" --tracking-uri {shlex.quote(without_credentials(uri))}"
 
 
 def _values(values: Mapping[str, Any]) -> str:

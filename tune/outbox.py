@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from phasegpt.lines import append
 from tune.delivery import Delivery, without_credentials
-from tune.lines import append
 from tune.refusal import hopeless, reason, unauthorized
 from tune.spool import LEAVE, Event, Progress, mend, set_aside, take_lock, told_metrics, unfinished
 

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from phasegpt.files import read_json, write_json
-from tune.lines import DamagedLineError, append, cut_torn_line, read_lines
+from phasegpt.lines import DamagedLineError, append, cut_torn_line, read_lines
 
 SPOOL = "tracking.jsonl"
 LEAVE = 5.0

@@ -252,7 +252,11 @@ def test_a_blind_comparison_keeps_its_scores_for_the_key(
         (["evaluate", "--checkpoint", "base"], "base: no config of a run lies there.*--config FILE"),
         (["evaluate", "--checkpoint", "/nowhere"], "/nowhere: no such checkpoint"),
         (["evaluate", "--checkpoint", "base", "--config", "absent.yaml"], "absent.yaml"),
-        (["compare", "base", "base", "--blind"], "--blind: .*add --out FILE.html"),
+        (["compare"], "compare: name two models, A and B, or votes .*--votes FILE.jsonl"),
+        (["compare", "base"], "compare base: with what"),
+        (["compare", "base", "base", "--votes", "v.jsonl"], "--votes: beside A and B it needs --blind"),
+        (["compare", "base", "base", "--blind", "--port", "70000"], "--port 70000: expected a number"),
+        (["compare", "--votes", "/nowhere.jsonl"], "/nowhere.jsonl: there is no such file of votes"),
     ],
 )
 def test_bad_input_is_one_message_and_status_2(

@@ -14,12 +14,12 @@ from phasegpt.answers import read_preferences
 from phasegpt.checkpoint_files import STATE, WHOLE
 from phasegpt.config_io import resolve
 from phasegpt.files import write_json
+from phasegpt.lines import append
 from phasegpt.pairs import pairs_hash
 from phasegpt.runs import run_paths
 from tune.ablated import ablated
 from tune.conclude import conclude, summary, write_summary
 from tune.jobs import Job, from_config
-from tune.lines import append
 from tune.reports import ERROR_KEY, FINISHED_KEY, with_metrics
 from tune.request import Request
 from tune.searcher import ArmSearcher, JobSearcher

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from phasegpt.lines import append
 from tune import spool as spooling
-from tune.lines import append
 from tune.spool import SPOOL, Event, Progress, TrackingError, mend, read_spool, set_aside, take_lock, unfinished
 
 EVENTS: list[Event] = [{"kind": "run", "key": "s"}, {"kind": "tags", "tags": {"a": "\u00e9\n"}}, {"kind": "finish"}]

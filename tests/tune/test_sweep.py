@@ -11,10 +11,10 @@ from ray.tune.search import Searcher
 
 from phasegpt.checkpoint_files import ADAPTER, damage, last_adapter, seal
 from phasegpt.files import write_json
+from phasegpt.lines import append
 from tests.tune.test_searcher import BETA, report, toy_search
 from tune.commands import Command, Commands, give
 from tune.jobs import Job, from_config, trial_name
-from tune.lines import append
 from tune.reports import FINISHED_KEY, PAUSED_KEY
 from tune.request import SearchPlaces
 from tune.searcher import JobSearcher
