@@ -4,6 +4,7 @@ The token goes as a header: it is in no command, no metadata and no message.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,6 +23,13 @@ OUTAGE = 300.0
 """Seconds that a cluster may be out of reach before following it is given up."""
 
 FORGOTTEN = "status code 404"
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that tell of every upload and of every connection that closes."""
+
 Write = Callable[[str], None]
 
 
@@ -31,6 +39,8 @@ def connect(dashboard: Dashboard) -> "JobSubmissionClient":
     os.environ["RAY_API_SERVER_ADDRESS"] = dashboard.address  # Ray lets the environment win over what it is told
     from ray.job_submission import JobSubmissionClient
 
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     return JobSubmissionClient(dashboard.address, headers=dashboard.headers)
 
 

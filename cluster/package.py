@@ -5,7 +5,7 @@ Every node fetches it, so it is kept small, and what is too large is named. Know
 
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -106,8 +106,5 @@ def _walk(folder: Path) -> Iterable[Path]:
 
 def _travels(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    return not (_left_out(parts) or parts[-1] in SECRET or ".db" in PurePosixPath(path).suffixes)
-
-
-def _left_out(parts: Sequence[str]) -> bool:
-    return any(part in NEVER for part in parts[:-1])
+    database = any(suffix.startswith(".db") for suffix in PurePosixPath(path).suffixes)
+    return not (database or parts[-1] in SECRET or NEVER.intersection(parts[:-1]))

@@ -6,7 +6,6 @@ erased its environment. What leaves the session (drivers of jobs do) still carri
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,13 +24,15 @@ SAME_BOOT = 60.0
 
 
 def launch(what: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Root:
-    """Start a process that outlives this one and writes to `log`."""
+    """Start a program, by its full path, that outlives this process and writes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
-    return Root(what, process.pid, psutil.Process(process.pid).create_time())
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    pid = os.posix_spawn(command[0], command, dict(environment), file_actions=actions, setsid=True)
+    return Root(what, pid, psutil.Process(pid).create_time())
 
 
 def alive(root: Root) -> bool:

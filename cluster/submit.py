@@ -9,10 +9,7 @@ import argparse
 import json
 import shlex
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune import search
@@ -20,10 +17,7 @@ from tune import search
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-    from cluster.checks import Failure, Told
-    from cluster.sending import Surroundings
-    from cluster.target import Target
-    from tune.request import Request
+    from cluster.order import Order
 
 DONE, BAD_INPUT, INTERRUPTED, LOST = 0, 2, 130, 1
 VERBS = ("status", "logs", "stop", "list")
@@ -107,7 +101,7 @@ def main(argv: Sequence[str] | None = None, module: str = "tune.search") -> int:
     from tune.request import RequestError
 
     try:
-        return _submit(options, rest_of(words), module)
+        return _submit(options, ["python", "-m", module], rest_of(words))
     except (RequestError, ModelError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -122,169 +116,27 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
     return search.main([*rest, *(word for n, value in given.items() if value for word in (f"--{n}", value))])
 
 
-@dataclass(frozen=True)
-class _Order:
-    """A job to send: where to, what for, in which surroundings, and what the search is told."""
-
-    target: "Target"
-    name: str
-    track: str
-    storage: str
-    tracking_uri: str
-    around: "Surroundings"
-    command: Sequence[str]
-
-    @property
-    def again(self) -> str:
-        """The command that goes on with its search."""
-        from cluster.sending import again_words
-
-        return shlex.join(again_words(self.track, self.name, self.target, self.storage, self.tracking_uri))
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the cluster notes of it."""
-        return {"search": self.name, "track": self.track, "storage": self.storage, "again": self.again}
-
-
-def _submit(options: argparse.Namespace, rest: list[str], module: str) -> int:
+def _submit(options: argparse.Namespace, program: Sequence[str], rest: Sequence[str]) -> int:
     from cluster.jobs import connect
+    from cluster.order import place_order
     from cluster.sending import send
     from cluster.target import find_target
 
     target = find_target(options.address)
-    _settle_places(options, target)
-    requests = _requests(options)
-    options.name = options.name or _name(options, requests)
-    around, config, paths = _surroundings(options, target, requests)
+    order = place_order(options, target, program, rest, _tell)
     client = connect(target.dashboard)
-    told = _look(client, options, target, around, paths)
-    _refuse(_failures(told, options, requests))
-    order = _order(options, target, around, [*_command(options, rest, module, told, config)])
-    id = send(client, order.name, order.command, around, order.metadata)
-    _tell(f"{id}: sent to {target.dashboard.address} with {around}")
+    order.check(client, _tell)
+    id = send(client, order.name, order.command, order.around, order.metadata)
+    _tell(f"{id}: sent to {target.dashboard.address} with {order.around}")
     _tell(f"  results in {order.storage}, runs at {order.tracking_uri}")
-    if options.detach:
-        print(json.dumps({"job": id, "name": order.name, "address": target.dashboard.address}) if options.json else id)
-        _tell(f"  come back: {shlex.join(['python', '-m', 'cluster.submit', 'logs', '-f', id, *target.words])}")
-        return DONE
-    return _follow(client, id, order, as_object=options.json)
+    if not options.detach:
+        return _follow(client, id, order, as_object=options.json)
+    print(json.dumps({"job": id, "name": order.name, "address": target.dashboard.address}) if options.json else id)
+    _tell(f"  come back: {shlex.join(['python', '-m', 'cluster.submit', 'logs', '-f', id, *target.words])}")
+    return DONE
 
 
-def _settle_places(options: argparse.Namespace, target: "Target") -> None:
-    """Put the storage and MLflow of the job into the options: as given, else those of the local cluster."""
-    import os
-
-    from cluster.checks import storage_can_be_shared, tracking_is_http
-
-    local = target.local
-    options.storage = options.storage or (local.storage if local else None)
-    options.tracking_uri = (
-        options.tracking_uri or (local.tracking_uri if local else None) or os.environ.get("MLFLOW_TRACKING_URI")
-    )
-    _refuse([*storage_can_be_shared(options.storage), *tracking_is_http(options.tracking_uri)])
-
-
-def _requests(options: argparse.Namespace) -> "list[Request]":
-    """What the options ask for, checked as the search checks it; none where it lies on a disk that is not here."""
-    from tune.capacity import Ask
-
-    if options.resume and not Path(options.storage).is_dir():
-        _tell(f"{options.storage} is not mounted here: the job itself looks for the search {options.resume}")
-        return []
-    requests = search.requests_of(options)
-    for request in requests:
-        Ask.of(request.config.training.distributed.workers, options)
-    return requests
-
-
-def _name(options: argparse.Namespace, requests: "Sequence[Request]") -> str:
-    """What the search is called, decided here so that it is known before it runs."""
-    if options.resume:
-        return str(options.resume)
-    return requests[0].name.rsplit("-", 1)[0] if options.track == search.ALL else requests[0].name
-
-
-def _surroundings(
-    options: argparse.Namespace, target: "Target", requests: "Sequence[Request]"
-) -> "tuple[Surroundings, str | None, list[str]]":
-    """Where the job runs, its config's path there, and the full paths that every node must have."""
-    from cluster.inputs import with_inputs
-    from cluster.package import Package, check_size, project_package
-    from cluster.sending import Surroundings, caches_below, environment
-
-    caches = None if target.local else caches_below(options.storage)
-    found = environment(options.tracking_uri, options.env, caches)
-    if options.image:
-        return Surroundings(Package(), found, image=options.image), options.config, []
-    package, paths = with_inputs(project_package(), [request.config for request in requests])
-    config = None
-    if options.config:
-        package, config = package.with_file(Path(options.config))
-    check_size(package)
-    return Surroundings(package, found, pip=options.pip, uv=options.uv), config, paths
-
-
-def _look(
-    client: "JobSubmissionClient",
-    options: argparse.Namespace,
-    target: "Target",
-    around: "Surroundings",
-    paths: Sequence[str],
-) -> "Told":
-    import ray
-
-    from cluster.asking import ask
-    from cluster.checks import same_ray
-
-    _refuse(same_ray(target.dashboard.ray_version(), ray.__version__))
-    _tell(f"looking at the cluster at {target.dashboard.address} ...")
-    begun = time.monotonic()
-    told = ask(client, around, options.storage, options.tracking_uri, paths)
-    _tell(f"  {len(told.nodes)} nodes, looked at in {time.monotonic() - begun:.0f} s")
-    return told
-
-
-def _failures(told: "Told", options: argparse.Namespace, requests: "Sequence[Request]") -> "list[Failure]":
-    from cluster import checks
-    from tune.capacity import Ask
-
-    found = [
-        *checks.all_answered(told),
-        *checks.same_python(told),
-        *checks.has_packages(told),
-        *checks.has_paths(told),
-        *checks.storage_is_shared(told, options.storage),
-        *checks.tracking_answers(told, options.tracking_uri),
-    ]
-    for request in requests:
-        ask = Ask.of(request.config.training.distributed.workers, options)
-        found += checks.one_trial_fits(told, ask, request.config.search.max_concurrent)
-    return list(dict.fromkeys(found))
-
-
-def _command(
-    options: argparse.Namespace, rest: Sequence[str], module: str, told: "Told", config: str | None
-) -> list[str]:
-    """The command of the job. The profile is chosen by what the cluster has, and what it leads to is checked again."""
-    from cluster.sending import search_words
-    from tune.request import choose_profile, is_own_file
-
-    name = profile = None
-    if not options.resume:
-        chosen, reason = choose_profile(options.profile, told.has_gpu, own=is_own_file(options.config))
-        _tell(f"  {reason}")
-        name, profile = options.name, chosen or "none"
-        options.profile = profile
-        search.requests_of(options)
-    return ["python", "-m", module, *search_words(rest, name, profile, config, options.storage)]
-
-
-def _order(options: argparse.Namespace, target: "Target", around: "Surroundings", command: Sequence[str]) -> _Order:
-    return _Order(target, options.name, options.track, options.storage, options.tracking_uri, around, command)
-
-
-def _follow(client: "JobSubmissionClient", id: str, order: _Order, *, as_object: bool) -> int:
+def _follow(client: "JobSubmissionClient", id: str, order: "Order", *, as_object: bool) -> int:
     """Show the log, on stderr as the search does; with --json its object on stdout. The exit status of the search."""
     from cluster.jobs import follow
     from cluster.result import ResultSplitter
@@ -303,14 +155,6 @@ def _follow(client: "JobSubmissionClient", id: str, order: _Order, *, as_object:
         message = client.get_job_info(id).message or ""
         _tell(f"{id}: {message.splitlines()[0] if message else 'ended'}\nGo on with: {order.again}")
     return status
-
-
-def _refuse(failures: "Sequence[Failure]") -> None:
-    """Raises RequestError with every failure, one a line."""
-    from tune.request import RequestError
-
-    if failures:
-        raise RequestError("\n".join(map(str, failures)))
 
 
 def _tell(text: str) -> None:

@@ -49,7 +49,7 @@ def checked_address(address: str) -> str:
 
 
 def token_here() -> str | None:
-    """The token that Ray's own tools would take: $RAY_AUTH_TOKEN, $RAY_AUTH_TOKEN_PATH's, or that of ~/.ray/auth_token."""
+    """The token that Ray's own tools would take: $RAY_AUTH_TOKEN, or what $RAY_AUTH_TOKEN_PATH or ~/.ray names."""
     if told := os.environ.get("RAY_AUTH_TOKEN"):
         return told.strip()
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
