@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from cluster.dashboard import Dashboard
-from cluster.processes import MARK, alive, launch
+from cluster.processes import MARK, alive, kill_session, launch
 from cluster.state import OWNER_ONLY, LocalCluster, Root, cluster_folder, token_file, write_state
 from phasegpt.files import write_text
 from tune.environment import SETTINGS
@@ -28,6 +28,9 @@ OBJECT_STORE = 100_000_000
 
 PATIENCE = 180.0
 """Seconds for a part to come up; on a quiet machine a node takes ten, MLflow fifteen."""
+
+TRIES = 3
+"""Ray gives a node up that has not come up in half a minute, as on a machine that is busy with other things."""
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - only compared with what was asked for
 Tell = Callable[[str], None]
@@ -68,7 +71,8 @@ def bring_up(cluster: LocalCluster, count: int, cpus: int, tell: Tell) -> None:
     for number in range(count):
         cluster = _add_node(cluster, number, cpus, gcs, environment)
         tell(f"node {number + 1} of {count} is up: {cpus} CPU")
-    _until(lambda: answers(f"{cluster.tracking_uri}/health"), cluster.roots[0])
+    if not _comes(lambda: answers(f"{cluster.tracking_uri}/health"), cluster.roots[0]):
+        raise RequestError(f"MLflow did not come up; it says why in {log_of('mlflow')}")
     tell(f"MLflow is up: {cluster.tracking_uri}")
 
 
@@ -82,6 +86,8 @@ def node_environment(cluster: LocalCluster) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file()),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": f"{PATIENCE:.0f}",
+        "RAY_gcs_server_port_wait_time_s": f"{PATIENCE:.0f}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runners serve evaluations that nobody asks for here
     }
@@ -149,9 +155,12 @@ def _add_node(cluster: LocalCluster, number: int, cpus: int, gcs: str, environme
     """One node more, the head first; it has joined when this returns."""
     what = f"node-{number}" if number else "head"
     own = ["--address", gcs, "--include-log-monitor=false"] if number else _head(cluster, gcs)
-    grown = _start(cluster, what, [*_node(cluster, cpus), *own], environment)
-    _until(lambda: _joined(grown) > number, grown.roots[-1])
-    return grown
+    for _ in range(TRIES):
+        grown = _start(cluster, what, [*_node(cluster, cpus), *own], environment)
+        if _comes(lambda: _joined(cluster) > number, grown.roots[-1]):
+            return grown
+        kill_session(grown.roots[-1])
+    raise RequestError(f"{what} did not come up, {TRIES} times; it says why in {log_of(what)}")
 
 
 def log_of(what: str) -> Path:
@@ -166,12 +175,11 @@ def _joined(cluster: LocalCluster) -> int:
         return 0
 
 
-def _until(true: Callable[[], bool], root: Root) -> None:
-    """Wait for a part to come up. Raises RequestError where its process ends, or nothing comes in PATIENCE."""
+def _comes(true: Callable[[], bool], root: Root) -> bool:
+    """Wait for a part to come up; False where its process ends first, or nothing comes in PATIENCE."""
     patience = time.monotonic() + PATIENCE
     while not true():
-        if not alive(root):
-            raise RequestError(f"{root.what} ended while it started; it says why in {log_of(root.what)}")
-        if time.monotonic() > patience:
-            raise RequestError(f"{root.what} is not up after {PATIENCE:.0f} s; see {log_of(root.what)}")
+        if not alive(root) or time.monotonic() > patience:
+            return False
         time.sleep(0.3)
+    return True

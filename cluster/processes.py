@@ -31,7 +31,7 @@ def launch(what: str, command: Sequence[str], environment: Mapping[str, str], lo
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    pid = os.posix_spawn(command[0], command, dict(environment), file_actions=actions, setsid=True)
+    pid = os.posix_spawn(command[0], list(command), dict(environment), file_actions=actions, setsid=True)
     return Root(what, pid, psutil.Process(pid).create_time())
 
 
@@ -48,8 +48,15 @@ def members(cluster: LocalCluster) -> list[psutil.Process]:
     """Every living process of a cluster: those that carry its mark, and all in their sessions and in its roots'."""
     every = [(process, *_told_by(process)) for process in psutil.process_iter() if process.pid != os.getpid()]
     sessions = {root.pid for root in cluster.roots if _still_ours(root, cluster)}
-    sessions |= {session for _, session, mark in every if mark == cluster.mark}
+    sessions |= {session for _, session, mark in every if mark and mark == cluster.mark}
     return [process for process, session, _ in every if session in sessions]
+
+
+def kill_session(root: Root) -> None:
+    """End one root and all that it started, at once."""
+    for process in psutil.process_iter():
+        if _told_by(process)[0] == root.pid:
+            _send(process.pid, signal.SIGKILL)
 
 
 def end(cluster: LocalCluster, patience: float = 45.0) -> None:

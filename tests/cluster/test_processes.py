@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.processes import MARK, alive, end, launch, members
+from cluster.processes import MARK, alive, end, kill_session, launch, members
 from cluster.state import LocalCluster, Root
 
 CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(100)"
@@ -71,6 +71,19 @@ def test_one_that_was_started_but_not_yet_recorded_is_found_by_the_mark(cluster:
     until(lambda: len(members(cluster)) == 1)
     end(cluster, 0.1)
     assert members(cluster) == []
+
+
+def test_the_session_of_one_root_ends_alone(cluster: LocalCluster, tmp_path: Path) -> None:
+    first, second = (started(cluster, CHILD.format(child=SLEEP), tmp_path / "log") for _ in range(2))
+    cluster = cluster.with_root(first).with_root(second)
+    until(lambda: len(members(cluster)) == 4)
+    kill_session(first)
+    until(lambda: len(members(cluster)) == 2)
+    assert alive(second)
+
+
+def test_without_a_mark_nobody_elses_process_is_ours(cluster: LocalCluster) -> None:
+    assert members(replace(cluster, mark="")) == []
 
 
 def test_one_that_does_not_listen_is_killed(cluster: LocalCluster, tmp_path: Path) -> None:
