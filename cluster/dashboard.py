@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any
 
 from tune.request import RequestError
@@ -34,7 +35,7 @@ class Dashboard:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise RequestError(self._refusal(error)) from error
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             raise RequestError(
                 f"no Ray cluster answers at {self.address} ({error}); check the address and that it runs, "
                 f"or start one here: python -m cluster.local start"

@@ -61,13 +61,19 @@ def submitted(client: "JobSubmissionClient") -> "list[JobDetails]":
 
 
 def exit_status(job: "JobDetails") -> int | None:
-    """What the job's command ended with; None while it runs. One that was stopped counts as interrupted."""
+    """What the job's command ended with; None while it runs.
+
+    One that was stopped counts as interrupted, one that a signal killed as in a shell: 128 and the signal.
+    """
     status = str(job.status.value)
     if status not in ENDED:
         return None
     if status == "STOPPED":
         return INTERRUPTED
-    return LOST if job.driver_exit_code is None and status == "FAILED" else int(job.driver_exit_code or 0)
+    if status == "SUCCEEDED":
+        return 0
+    code = LOST if job.driver_exit_code is None else int(job.driver_exit_code)
+    return code if code >= 0 else 128 - code
 
 
 def follow(client: "JobSubmissionClient", id: str, write: Write) -> int:

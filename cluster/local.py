@@ -8,7 +8,6 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -41,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", metavar="ADDR", help="where dashboard and MLflow listen (default: 127.0.0.1)"
     )
     start.add_argument(
-        "--port", type=int, default=8265, metavar="N", help="the dashboard's port (default: 8265, else a free one)"
+        "--port", type=int, metavar="N", help="the dashboard's port (default: 8265, or a free one where that is taken)"
     )
     start.set_defaults(run=_start)
     status = verbs.add_parser("status", help="nodes, addresses and jobs", description="Where it stands.")
@@ -146,15 +145,18 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from cluster.state import read_state
+    from cluster.local_status import cut_short
+    from cluster.state import cluster_folder, read_state
 
     cluster = read_state()
     if cluster is None:
         print("no cluster was started here; nothing to end")
         return DONE
+    for line in cut_short(cluster):
+        _tell(line)
     _tell(f"ending the cluster at {cluster.address} ...")
     _end(cluster)
-    print(f"ended; results, runs and champions stay in {cluster.storage} and {Path(cluster.storage).parent}")
+    print(f"ended; results stay in {cluster.storage}, runs and champions in {cluster_folder()}")
     return DONE
 
 

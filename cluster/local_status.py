@@ -4,7 +4,7 @@ from typing import Any
 
 from cluster.dashboard import Dashboard
 from cluster.processes import alive, members
-from cluster.state import read_state, token_file
+from cluster.state import LocalCluster, read_state, read_token, token_file
 from tune.request import RequestError
 
 NO_CLUSTER = "no cluster runs here; start one: python -m cluster.local start"
@@ -21,7 +21,7 @@ def read_status() -> dict[str, Any]:
             f"the cluster is damaged: {', '.join(dead)} ended by itself; "
             f"end the rest (python -m cluster.local stop) and start again"
         )
-    dashboard = Dashboard(cluster.address, token_file().read_text(encoding="ascii"))
+    dashboard = Dashboard(cluster.address, read_token())
     jobs = [job for job in dashboard.get("/api/jobs/") if job.get("submission_id")]
     return {
         "dashboard": cluster.address,
@@ -32,6 +32,16 @@ def read_status() -> dict[str, Any]:
         "processes": len(members(cluster)),
         "jobs": [{"job": job["submission_id"], "status": job["status"]} for job in jobs],
     }
+
+
+def cut_short(cluster: LocalCluster) -> list[str]:
+    """What to tell of the searches that an end of the cluster cuts: how each goes on. Nothing where none answers."""
+    try:
+        jobs = Dashboard(cluster.address, read_token()).get("/api/jobs/")
+    except (RequestError, ValueError):
+        return []
+    notes = [job["metadata"] for job in jobs if job["status"] in ("PENDING", "RUNNING") and job.get("metadata")]
+    return [f"{note['search']} runs still; after the next start: {note['again']}" for note in notes if "again" in note]
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import psutil
 
 from cluster.dashboard import Dashboard
 from cluster.processes import MARK, alive, kill_session, launch
-from cluster.state import OWNER_ONLY, LocalCluster, Root, cluster_folder, token_file, write_state
+from cluster.state import OWNER_ONLY, LocalCluster, Root, cluster_folder, read_token, token_file, write_state
 from phasegpt.files import write_text
 from tune.environment import SETTINGS
 from tune.request import RequestError
@@ -29,6 +29,7 @@ OBJECT_STORE = 100_000_000
 PATIENCE = 180.0
 """Seconds for a part to come up; on a quiet machine a node takes ten, MLflow fifteen."""
 
+USUAL_PORT = 8265
 TRIES = 3
 """Ray gives a node up that has not come up in half a minute, as on a machine that is busy with other things."""
 
@@ -36,18 +37,22 @@ LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - only compared with
 Tell = Callable[[str], None]
 
 
-def new_cluster(storage: Path, host: str, port: int, temp: str) -> LocalCluster:
-    """A cluster that has no process yet: its addresses, a fresh token in its file, its folders made."""
+def new_cluster(storage: Path, host: str, port: int | None, temp: str) -> LocalCluster:
+    """A cluster that has no process yet: its addresses, a fresh token in its file, its folders made.
+
+    Raises RequestError where `host` is no address of this machine, or the dashboard's `port` is taken.
+    """
     folder = cluster_folder()
     for place in (folder, storage):
         place.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     write_text(token_file(), secrets.token_hex(32), OWNER_ONLY)
     here = LOOPBACK if host == EVERYWHERE else host
+    dashboard = _dashboard_port(here, port)
     return LocalCluster(
         mark=secrets.token_hex(8),
         host=host,
-        address=f"http://{here}:{port if is_free(port, here) else free_port(here)}",
+        address=f"http://{here}:{dashboard}",
         tracking_uri=f"http://{here}:{free_port(here)}",
         storage=str(storage),
         temp=temp,
@@ -94,10 +99,21 @@ def node_environment(cluster: LocalCluster) -> dict[str, str]:
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that nobody listens on at this moment."""
+    """A port that nobody listens on at this moment. Raises RequestError where `host` is not this machine."""
     with socket.socket() as probe:
-        probe.bind((host, 0))
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise RequestError(f"--host {host}: expected an address of this machine ({error})") from error
         return int(probe.getsockname()[1])
+
+
+def _dashboard_port(host: str, asked: int | None) -> int:
+    """The port that was asked for, else Ray's usual one, else one that is free."""
+    other = free_port(host)
+    if asked is not None and not is_free(asked, host):
+        raise RequestError(f"--port {asked}: something listens there already; leave it out to take a free one")
+    return asked or (USUAL_PORT if is_free(USUAL_PORT, host) else other)
 
 
 def is_free(port: int, host: str) -> bool:
@@ -170,7 +186,7 @@ def log_of(what: str) -> Path:
 
 def _joined(cluster: LocalCluster) -> int:
     try:
-        return len(Dashboard(cluster.address, token_file().read_text(encoding="ascii")).nodes())
+        return len(Dashboard(cluster.address, read_token()).nodes())
     except RequestError:
         return 0
 

@@ -59,6 +59,14 @@ def token_file() -> Path:
     return cluster_folder() / "token"
 
 
+def read_token() -> str:
+    """The token. Raises ValueError where it is gone."""
+    try:
+        return token_file().read_text(encoding="ascii")
+    except OSError as error:
+        raise ValueError(f"{token_file()} is gone; python -m cluster.local stop, and start again") from error
+
+
 def state_file() -> Path:
     """Where the state lies."""
     return cluster_folder() / "state.json"

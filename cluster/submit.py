@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from cluster.order import Order
 
-DONE, BAD_INPUT, INTERRUPTED, LOST = 0, 2, 130, 1
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+SAID = (0, 2, 3)
+"""How a search ends after it has said why itself."""
+
 VERBS = ("status", "logs", "stop", "list")
 """First words that look after jobs there are; `jobs_cli` has them."""
 
@@ -151,7 +154,7 @@ def _follow(client: "JobSubmissionClient", id: str, order: "Order", *, as_object
             _tell(f"  {shlex.join(['python', '-m', 'cluster.submit', *verb, id, *here])}")
         return INTERRUPTED
     splitter.close()
-    if status in (INTERRUPTED, LOST):
+    if status not in SAID:
         message = client.get_job_info(id).message or ""
         _tell(f"{id}: {message.splitlines()[0] if message else 'ended'}\nGo on with: {order.again}")
     return status

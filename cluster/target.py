@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.dashboard import Dashboard
-from cluster.state import LocalCluster, read_state, token_file
+from cluster.state import LocalCluster, read_state, read_token
 from tune.request import RequestError
 
 NO_CLUSTER = (
@@ -29,13 +29,17 @@ class Target:
 
 def find_target(address: str | None) -> Target:
     """The cluster at `address`, else the one on this machine, else that of RAY_API_SERVER_ADDRESS, or RequestError."""
-    local = read_state()
+    try:
+        local = read_state()
+        local_token = read_token() if local else None
+    except ValueError as error:
+        raise RequestError(str(error)) from error
     if address is None and local is None:
         address = os.environ.get("RAY_API_SERVER_ADDRESS")
     if address is None and local is None:
         raise RequestError(NO_CLUSTER)
     if local is not None and address in (None, local.address):
-        return Target(Dashboard(local.address, token_file().read_text(encoding="ascii")), local)
+        return Target(Dashboard(local.address, local_token), local)
     return Target(Dashboard(checked_address(str(address)), token_here()))
 
 

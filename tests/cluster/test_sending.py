@@ -14,6 +14,7 @@ from cluster.submit import parser, rest_of
 from cluster.target import Target
 from phasegpt.config_io import load_config, track_config
 from tests.tune.conftest import ToyRequest, toy_request  # noqa: F401 - a fixture
+from tune import lineage
 from tune.request import RequestError
 from tune.search import parser as search_parser
 
@@ -69,6 +70,16 @@ def test_the_environment_has_mlflow_rays_settings_and_what_was_asked_for(monkeyp
     assert found["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
     assert found["RAY_USAGE_STATS_ENABLED"] == "0"
     assert not any("TOKEN" in name for name in found)
+
+
+def test_a_job_knows_the_commit_of_the_code_that_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lineage, "git_state", lambda: ("abc123", True))
+    sent = environment("http://m", [], None)[lineage.COMMIT]
+    monkeypatch.undo()
+    monkeypatch.setenv(lineage.COMMIT, sent)
+    assert lineage.git_state() == ("abc123", True)
+    monkeypatch.setenv(lineage.COMMIT, "abc123")
+    assert lineage.git_state() == ("abc123", False)
 
 
 def test_a_value_that_is_not_set_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
