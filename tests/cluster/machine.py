@@ -43,10 +43,11 @@ class Machine:
 
     def begin(self, *words: str, module: str = "tests.noop") -> subprocess.Popen[str]:
         """The same, not waited for."""
-        return subprocess.Popen(
-            [sys.executable, *submit_command(module, *words)],
-            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return self._begin(submit_command(module, *words))
+
+    def begin_local(self, *words: str) -> subprocess.Popen[str]:
+        """`python -m cluster.local`, not waited for."""
+        return self._begin(["-m", "cluster.local", *words])
 
     def jobs(self) -> list[dict[str, Any]]:
         """What `list --json` says."""
@@ -62,6 +63,12 @@ class Machine:
         """Its processes, found another way than the product does: all descendants of the roots."""
         roots = [psutil.Process(root["pid"]) for root in self.state()["roots"]]
         return [*roots, *(child for root in roots for child in root.children(recursive=True))]
+
+    def _begin(self, words: list[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
     def _run(self, words: list[str], patience: float) -> Done:
         return subprocess.run(

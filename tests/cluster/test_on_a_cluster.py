@@ -23,12 +23,14 @@ SETS = [
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Three nodes of a CPU each; after the last test nothing of them is left."""
     found = Machine(tmp_path_factory.mktemp("machine") / "cache")
-    started = found.local("start", "--nodes", "3")
-    assert started.returncode == 0, started.stderr
-    assert len(json.loads(found.local("status", "--json").stdout)["nodes"]) == 3
-    processes = found.processes()
-    yield found
-    assert found.local("stop").returncode == 0
+    try:
+        started = found.local("start", "--nodes", "3", patience=540)
+        assert started.returncode == 0, started.stderr
+        assert len(json.loads(found.local("status", "--json").stdout)["nodes"]) == 3
+        processes = found.processes()
+        yield found
+    finally:
+        assert found.local("stop").returncode == 0
     assert alive(processes) == []
 
 
