@@ -95,6 +95,7 @@ def test_a_search_without_a_usable_trial_ends_with_3(machine: Machine, words: li
 def test_ctrl_c_leaves_the_job_alone_stop_ends_it_cleanly_and_resume_finishes_it(
     machine: Machine, words: list[str]
 ) -> None:
+    (machine.storage / BEGUN).unlink(missing_ok=True)
     (machine.storage / SECONDS).write_text("20")
     follower = machine.begin(*words, "--name", "cut")
     until(lambda: "trial-000 from 0" in begun(machine))
