@@ -7,7 +7,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster.dashboard import Dashboard
@@ -139,6 +140,15 @@ def about(job: "JobDetails") -> dict[str, Any]:
         "seconds": round((end - job.start_time) / 1000) if job.start_time else None,
         "message": job.message,
     }
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """A block that asks the cluster. What comes of a network or a head that fails is raised as RequestError."""
+    try:
+        yield
+    except _out_of_reach() as error:
+        raise RequestError(f"the cluster does not answer as it should: {str(error).splitlines()[0]}") from error
 
 
 def _out_of_reach() -> tuple[type[Exception], ...]:

@@ -50,13 +50,15 @@ def _verb(verbs: Any, name: str, about: str, run: Callable[..., int]) -> argpars
 def main(argv: Sequence[str]) -> int:
     """Do what was asked; every message is for people."""
     options = parser().parse_args(argv)
-    from cluster.jobs import connect
+    from cluster.jobs import asking, connect
     from cluster.target import find_target
     from tune.request import RequestError
 
     try:
         run: Callable[[argparse.Namespace, JobSubmissionClient], int] = options.run
-        return run(options, connect(find_target(options.address).dashboard))
+        client = connect(find_target(options.address).dashboard)
+        with asking():
+            return run(options, client)
     except RequestError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT

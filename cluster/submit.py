@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cluster.order import Order
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, LOST, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 SAID = (0, 2, 3)
 """How a search ends after it has said why itself."""
 
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None, module: str = "tune.search") -> int:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted before the job was sent; nothing runs", file=sys.stderr)
+        print("interrupted; where a job was sent already, it runs: python -m cluster.submit list", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -120,7 +120,7 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _submit(options: argparse.Namespace, program: Sequence[str], rest: Sequence[str]) -> int:
-    from cluster.jobs import connect
+    from cluster.jobs import asking, connect
     from cluster.order import place_order
     from cluster.sending import send
     from cluster.target import find_target
@@ -128,8 +128,9 @@ def _submit(options: argparse.Namespace, program: Sequence[str], rest: Sequence[
     target = find_target(options.address)
     order = place_order(options, target, program, rest, _tell)
     client = connect(target.dashboard)
-    order.check(client, _tell)
-    id = send(client, order.name, order.command, order.around, order.metadata)
+    with asking():
+        order.check(client, _tell)
+        id = send(client, order.name, order.command, order.around, order.metadata)
     _tell(f"{id}: sent to {target.dashboard.address} with {order.around}")
     _tell(f"  results in {order.storage}, runs at {order.tracking_uri}")
     if not options.detach:
@@ -143,6 +144,7 @@ def _follow(client: "JobSubmissionClient", id: str, order: "Order", *, as_object
     """Show the log, on stderr as the search does; with --json its object on stdout. The exit status of the search."""
     from cluster.jobs import follow
     from cluster.result import ResultSplitter
+    from tune.request import RequestError
 
     splitter = ResultSplitter(sys.stdout.write if as_object else sys.stderr.write, sys.stderr.write)
     try:
@@ -153,6 +155,9 @@ def _follow(client: "JobSubmissionClient", id: str, order: "Order", *, as_object
         for verb in (["logs", "-f"], ["status"], ["stop"]):
             _tell(f"  {shlex.join(['python', '-m', 'cluster.submit', *verb, id, *here])}")
         return INTERRUPTED
+    except RequestError as error:
+        _tell(f"{error}\nWhen the cluster is back: {order.again}")
+        return LOST
     splitter.close()
     if status not in SAID:
         message = client.get_job_info(id).message or ""
