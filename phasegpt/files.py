@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` (UTF-8); a crash leaves the old file or the new one."""
-    with whole_file(path) as stage:
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace `path` by `text` (UTF-8); a crash leaves the old file or the new one. Who may read it is `mode`."""
+    with whole_file(path, mode) as stage:
         stage.write_text(text, encoding="utf-8")
 
 
@@ -55,8 +55,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A new file to write, which becomes `path` when the block ends well and is removed when it does not."""
+def whole_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """A new file to write, which becomes `path` when the block ends well and is removed when it does not.
+
+    Nobody but its owner can read it before it has its name and `mode`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
@@ -64,7 +67,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield stage
         _sync_file(stage)
-        stage.chmod(0o644)
+        stage.chmod(mode)
         stage.replace(path)
     except BaseException:
         stage.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Where a search or a run comes from: commit, data, versions, machine. What its MLflow runs are tagged with."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from phasegpt.runs import versions
 from tune.machine import described
 from tune.request import Request
 from tune.tracking import flat_params
+
+COMMIT, DIRTY = "PHASEGPT_COMMIT", "+changes"
 
 
 def search_tags(request: Request) -> dict[str, str]:
@@ -59,12 +62,23 @@ def search_params(request: Request) -> dict[str, str]:
 
 
 def git_state() -> tuple[str, bool]:
-    """(commit of this code, whether its tree differs from it); ("unknown", False) outside a checkout."""
+    """(commit of this code, whether its tree differs from it); ("unknown", False) outside a checkout.
+
+    A job on a cluster runs a copy without its history: who sends it says both in $PHASEGPT_COMMIT, as git_words does.
+    """
+    if told := os.environ.get(COMMIT):
+        return told.removesuffix(DIRTY), told.endswith(DIRTY)
     try:
         commit = _git("rev-parse", "HEAD").strip()
         return commit, bool(_git("status", "--porcelain", "--untracked-files=no").strip())
     except (OSError, subprocess.SubprocessError):
         return "unknown", False
+
+
+def git_words() -> str:
+    """What `git_state` knows, in one word: the commit, and DIRTY where the tree differs from it."""
+    commit, dirty = git_state()
+    return commit + DIRTY * dirty
 
 
 def _git(*words: str) -> str:

@@ -151,7 +151,7 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     from tune.drive import drive
     from tune.wandb_sink import require_wandb
 
-    requests = _requests(options)
+    requests = requests_of(options)
     for request in requests:
         Ask.of(request.config.training.distributed.workers, options)
         if request.config.logging.use_wandb:
@@ -200,8 +200,8 @@ def _with_fetched(request: "Request", uri: str | None) -> "Request":
     return replace(request, config=config, warnings=(*request.warnings, *said))
 
 
-def _requests(options: argparse.Namespace) -> "list[Request]":
-    """The search that was asked for, or one a track, named after their family. Raises RequestError."""
+def requests_of(options: argparse.Namespace) -> "list[Request]":
+    """The search that a command's options ask for, or one a track, named after their family. Raises RequestError."""
     from tune.request import RequestError
 
     if options.track != ALL:

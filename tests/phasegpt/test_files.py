@@ -25,6 +25,12 @@ def test_a_text_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path: Path
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_file_can_be_for_its_owner_alone(tmp_path: Path) -> None:
+    write_text(tmp_path / "secret", "token", 0o600)
+    write_text(tmp_path / "plain", "text")
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("secret", "plain")] == [0o600, 0o644]
+
+
 def test_a_crash_while_writing_leaves_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
