@@ -1,0 +1,79 @@
+"""The files of cluster/ that describe machines, as tests read them: documents, placeholders, commands."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "cluster"
+PLACEHOLDER = re.compile(r"<FILL-IN-[A-Z-]+>")
+COMMANDS = ("docker", "gcloud", "aws", "kubectl", "ray", "python")
+"""First words of the commands that headers show."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One YAML file: its header (the comment it begins with) and its body."""
+
+    path: Path
+
+    @cached_property
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+    @property
+    def header(self) -> str:
+        return "\n".join(self.comment_lines())
+
+    @property
+    def body(self) -> str:
+        return "\n".join(self.text.splitlines()[len(self.comment_lines()) :])
+
+    def comment_lines(self) -> list[str]:
+        lines = self.text.splitlines()
+        first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+        return [line[1:] for line in lines[:first]]
+
+    @cached_property
+    def documents(self) -> list[dict[str, Any]]:
+        """Every object of the body; those of a Kubernetes List one by one."""
+        found = []
+        for document in yaml.safe_load_all(self.body):
+            found += document["items"] if document.get("kind") == "List" else [document]
+        return found
+
+    def strings(self) -> Iterator[str]:
+        """Every text value of the body."""
+        for document in self.documents:
+            yield from texts_in(document)
+
+    def told_commands(self) -> list[list[str]]:
+        """The commands of the header, as words. A line that is indented further goes on with the one above."""
+        told: list[str] = []
+        for line in self.comment_lines():
+            words = line.strip().removesuffix("\\").split("   ")[0]
+            if words.split(" ")[0] in COMMANDS and not line.startswith("     -"):
+                told.append(words)
+            elif told and line.startswith("     ") and line.lstrip().startswith(("--", "/")):
+                told[-1] += f" {words.strip()}"
+        return [shlex.split(words) for words in told]
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """The strings in a tree of dictionaries and lists, keys left out."""
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from texts_in(part)
+
+
+def module_commands(text: str, module: str) -> list[list[str]]:
+    """The arguments of every `python -m MODULE …` in a text, up to the quote, operator or line that ends it."""
+    found = re.findall(rf"python -m {re.escape(module)} ([^'\"\n;&|]*)", text)
+    return [shlex.split(arguments) for arguments in found]
