@@ -23,7 +23,7 @@ EXAMPLES = """examples:
 """
 
 
-class NotReached(ConnectionError):
+class NotReachedError(ConnectionError):
     """There is no cluster at the address, or it does not know our token."""
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("expected --gpus or --cpus of 1 or more, and --minutes above 0")
     try:
         there = grow(wanted, options.address, 60 * options.minutes)
-    except NotReached as error:
+    except NotReachedError as error:
         return _said(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return _said("interrupted; the request for nodes is withdrawn", INTERRUPTED)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def grow(wanted: Mapping[str, int], address: str, seconds: float) -> dict[str, float]:
     """What the cluster has of each resource that is `wanted` once it has enough, or after so many `seconds`.
 
-    Raises NotReached.
+    Raises NotReachedError.
     """
     _knock(address)
     import ray
@@ -80,7 +80,9 @@ def grow(wanted: Mapping[str, int], address: str, seconds: float) -> dict[str, f
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         last = str(error).strip().splitlines()[-1]
-        raise NotReached(f"--address {address}: no Ray cluster that answers, or not with this token: {last}") from error
+        raise NotReachedError(
+            f"--address {address}: no Ray cluster that answers, or not with this token: {last}"
+        ) from error
     try:
         request_resources(bundles=[{name: 1} for name, n in wanted.items() for _ in range(n)])
         return _wait(wanted, time.monotonic() + seconds)
@@ -90,14 +92,14 @@ def grow(wanted: Mapping[str, int], address: str, seconds: float) -> dict[str, f
 
 
 def _knock(address: str) -> None:
-    """Raises NotReached where nothing listens at a HOST:PORT: Ray itself would try for many minutes."""
+    """Raises NotReachedError where nothing listens at a HOST:PORT: Ray itself would try for many minutes."""
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise NotReached(f"--address {address}: nothing answers there ({error})") from error
+        raise NotReachedError(f"--address {address}: nothing answers there ({error})") from error
 
 
 def _wait(wanted: Mapping[str, int], end: float) -> dict[str, float]:

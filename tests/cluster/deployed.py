@@ -1,7 +1,9 @@
 """The files of cluster/ that describe machines, as tests read them: documents, placeholders, commands."""
 
+import copy
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +67,38 @@ class Deployed:
         return [shlex.split(words) for words in told]
 
 
+FILES = [Deployed(path) for path in sorted(FOLDER.glob("*.yaml"))]
+LAUNCHED = [file for file in FILES if "provider" in file.documents[0]]
+"""The files for Ray's own launcher."""
+KUBERAY = Deployed(FOLDER / "kuberay.yaml")
+DOCKERFILE = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PINNED = dict(
+    line.split("==")
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+)
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [document for document in KUBERAY.documents if document["kind"] == kind]
+
+
+def clusters() -> list[dict[str, Any]]:
+    """The Ray clusters of the file: the one that stays, and the job's own."""
+    kinds = {document["kind"]: document.get("spec", {}) for document in KUBERAY.documents}
+    return [kinds["RayCluster"], kinds["RayJob"]["rayClusterSpec"]]
+
+
+def pods() -> list[tuple[str, dict[str, Any]]]:
+    """Every pod template with the name of what makes it."""
+    cluster = clusters()[0]
+    found = [(d["metadata"]["name"], d["spec"]["template"]) for d in [*of_kind("StatefulSet"), *of_kind("Deployment")]]
+    found += [("head", cluster["headGroupSpec"]["template"])]
+    found += [(group["groupName"], group["template"]) for group in cluster["workerGroupSpecs"]]
+    return [*found, ("submitter", of_kind("RayJob")[0]["spec"]["submitterPodTemplate"])]
+
+
 def texts_in(value: Any) -> Iterator[str]:
     """The strings in a tree of dictionaries and lists, keys left out."""
     if isinstance(value, str):
@@ -77,3 +111,25 @@ def module_commands(text: str, module: str) -> list[list[str]]:
     """The arguments of every `python -m MODULE …` in a text, up to the quote, operator or line that ends it."""
     found = re.findall(rf"python -m {re.escape(module)} ([^'\"\n;&|]*)", text)
     return [shlex.split(arguments) for arguments in found]
+
+
+FREE = {"labels", "matchLabels", "selector", "annotations", "rayStartParams", "requests", "limits"}
+"""Keys under which one may write what one likes."""
+
+
+def places_of_keys(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every key stands that has a meaning."""
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if isinstance(value, dict):
+            yield (*place, key)
+        if key not in FREE:
+            yield from places_of_keys(part, (*place, key))
+
+
+def misspelt(document: dict[str, Any], place: tuple[Any, ...]) -> dict[str, Any]:
+    wrong = copy.deepcopy(document)
+    parent = wrong
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[f"{place[-1]}x"] = parent.pop(place[-1])
+    return wrong

@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 def grow(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*GROW, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*GROW, *words], check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def config(address: str) -> dict[str, Any]:
         },
         "upscaling_speed": 1.0,
         "file_mounts_sync_continuously": False,
-        **dict.fromkeys(("auth", "docker", "file_mounts"), {}),
-        **dict.fromkeys(COMMANDS, []),
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
+        **{key: [] for key in COMMANDS},
     }
 
 
