@@ -99,6 +99,11 @@ def pods() -> list[tuple[str, dict[str, Any]]]:
     return [*found, ("submitter", of_kind("RayJob")[0]["spec"]["submitterPodTemplate"])]
 
 
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """All containers of a pod template."""
+    return [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
+
+
 def texts_in(value: Any) -> Iterator[str]:
     """The strings in a tree of dictionaries and lists, keys left out."""
     if isinstance(value, str):

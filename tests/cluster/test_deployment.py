@@ -20,6 +20,7 @@ from tests.cluster.deployed import (
     PINNED,
     PLACEHOLDER,
     PROJECT,
+    ROOT,
     Deployed,
     clusters,
     module_commands,
@@ -64,6 +65,12 @@ def test_each_search_waits_for_no_more_gpus_than_the_cluster_may_have(file: Depl
         options = grow_parser().parse_args(words)
         assert options.command[:3] == ["python", "-m", "tune.search"]
         assert 1 <= options.gpus <= most_gpu_nodes(file)
+
+
+def test_the_search_that_the_docs_put_behind_nodes_is_one() -> None:
+    (words,) = module_commands((ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), "cluster.grow")
+    options = grow_parser().parse_args(words)
+    assert search_parser().parse_args(options.command[3:]).address == "auto"
 
 
 def folded(file: Deployed) -> str:

@@ -48,6 +48,8 @@ def test_mlflow_finds_its_driver_for_the_database() -> None:
 
     (container,) = dict(pods())["mlflow"]["spec"]["containers"]
     (uri,) = [entry["value"] for entry in container["env"] if entry["name"] == "MLFLOW_BACKEND_STORE_URI"]
+    (tables,) = dict(pods())["mlflow"]["spec"]["initContainers"]
+    assert tables["env"] == container["env"]
     url = make_url(uri)
     assert (url.password, url.host, url.port) == (None, "postgres", 5432)
     assert url.get_dialect().driver == "psycopg"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.deployed import KUBERAY, clusters, misspelt, of_kind, places_of_keys, pods
+from tests.cluster.deployed import KUBERAY, clusters, containers, misspelt, of_kind, places_of_keys, pods
 
 KUBERNETES = "1.37"
 
@@ -78,7 +78,7 @@ def test_no_pod_runs_as_root_or_may_become_it_and_each_says_what_it_needs(name: 
     spec = pod["spec"]
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["runAsUser"] > 0
-    for container in spec["containers"]:
+    for container in containers(pod):
         own = container["securityContext"]
         assert own["allowPrivilegeEscalation"] is False
         assert own["capabilities"] == {"drop": ["ALL"]}
@@ -97,7 +97,7 @@ def test_services_are_probed() -> None:
 def test_passwords_and_tokens_come_from_secrets_that_the_header_makes() -> None:
     asked = {"phasegpt-ray/auth_token"} if clusters()[0]["authOptions"]["secretName"] == "phasegpt-ray" else set()
     for _, pod in pods():
-        for entry in (entry for container in pod["spec"]["containers"] for entry in container.get("env", ())):
+        for entry in (entry for container in containers(pod) for entry in container.get("env", ())):
             reference = entry.get("valueFrom", {}).get("secretKeyRef")
             assert bool(re.search("PASSWORD|TOKEN|SECRET", entry["name"])) is (reference is not None)
             asked |= {f"{reference['name']}/{reference['key']}"} if reference else set()
