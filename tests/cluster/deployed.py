@@ -60,7 +60,7 @@ class Deployed:
         told: list[str] = []
         for line in self.comment_lines():
             words = line.strip().removesuffix("\\").split("   ")[0]
-            if words.split(" ")[0] in COMMANDS and not line.startswith("     -"):
+            if words.split(" ")[0] in COMMANDS:
                 told.append(words)
             elif told and line.startswith("     ") and line.lstrip().startswith(("--", "/")):
                 told[-1] += f" {words.strip()}"

@@ -164,7 +164,7 @@ def test_nothing_in_it_looks_like_a_secret(path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "- {name: POSTGRES_PASSWORD, value: x}\n  password: hunter2",
+        "password: hunter2",
         "auth_token=deadbeefdeadbeef",
         "key: AKIAABCDEFGHIJKLMNOP",
         "- 0123456789abcdef0123456789abcdef",

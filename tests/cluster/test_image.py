@@ -28,7 +28,7 @@ def test_mlflow_takes_the_options_of_every_server() -> None:
     assert len(found) == 3
     for words in found:
         options = cli.commands["server"].make_context("server", list(words)).params
-        assert options["port"] == 5000
+        assert (options["port"], options["workers"]) == (5000, "1")
         assert options["artifacts_destination"].startswith("/shared/")
 
 
