@@ -138,7 +138,6 @@ def elastic(tmp_path: Path) -> Iterator[Elastic]:
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_raylet_start_wait_time_s": "150",  # of a busy machine
     }
     with tempfile.TemporaryDirectory(prefix="r") as sockets:  # a socket's path has at most 107 characters
         words = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}"]
