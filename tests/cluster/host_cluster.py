@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.cluster.hosts import Host, hosts
@@ -38,6 +38,7 @@ class HostCluster:
     sockets: Path
     mark: str
     own: dict[str, str]
+    started: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     @property
     def head(self) -> Host:
@@ -81,7 +82,7 @@ class HostCluster:
         session = tempfile.mkdtemp(prefix=name, dir=self.sockets)
         common = [f"--node-ip-address={host.address}", f"--temp-dir={session}", "--object-store-memory=100000000"]
         ups = log.read_text().count(UP) if log.is_file() else 0
-        host.start(["ray", "start", "--block", "--disable-usage-stats", *common, *words], self.environment, log)
+        self._start(host, ["ray", "start", "--block", "--disable-usage-stats", *common, *words], log)
         return log, ups
 
     def begin_mlflow(self) -> None:
@@ -89,7 +90,7 @@ class HostCluster:
         words = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"]
         words += ["--artifacts-destination", str(self.folder / "mlartifacts"), "--host", self.records.address]
         server = [sys.executable, "-m", "mlflow", "server", *words, "--port", str(MLFLOW)]
-        self.records.start(server, self.environment, self._log("records"))
+        self._start(self.records, server, self._log("records"))
 
     def wait_for_mlflow(self) -> None:
         """Until it answers."""
@@ -137,6 +138,9 @@ class HostCluster:
         log = self.folder / BEGUN
         return log.read_text().splitlines() if log.is_file() else []
 
+    def _start(self, host: Host, words: list[str], log: Path) -> None:
+        self.started.append(host.start(words, self.environment, log))
+
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
@@ -159,6 +163,8 @@ def host_cluster(folder: Path, **own: str) -> Iterator[HostCluster]:
         finally:
             for host in made.values():
                 host.kill()
+            for process in cluster.started:
+                process.wait(30)
 
 
 def until(true: Callable[[], object], log: Path | None = None, patience: float = PATIENCE) -> None:

@@ -1,10 +1,9 @@
-"""Waiting for nodes: a real autoscaler, whose nodes are raylets on this machine."""
+"""Searches on a cluster that grows from nothing: a real autoscaler, whose nodes are raylets on this machine."""
 
 import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.processes import MARK, marked
+from phasegpt.files import read_json
+from tests.noop import SECONDS
+from tests.processes import MARK, free_port, marked
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (  # what a launcher would run on a node: nothing; Ray asks for each
@@ -30,41 +31,10 @@ COMMANDS = (  # what a launcher would run on a node: nothing; Ray asks for each
     "rsync_exclude",
     "rsync_filter",
 )
-GROW = [sys.executable, "-m", "cluster.grow"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def grow(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*GROW, *words], check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [[], ["--gpus", "0"], ["--gpus", "-1"], ["--cpus", "2", "--gpus", "-1"], ["--gpus", "1", "--minutes", "0"]],
-)
-def test_nothing_to_wait_for_is_bad_input(words: list[str]) -> None:
-    done = grow(*words)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "expected --gpus or --cpus of 1 or more" in done.stderr
-
-
-def test_an_address_where_nothing_answers_is_said_at_once() -> None:
-    address = f"127.0.0.1:{free_port()}"
-    done = grow("--gpus", "1", "--address", address, "--", "echo", "never")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"--address {address}: nothing answers there")
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_help_needs_no_ray() -> None:
-    code = "import sys; from cluster.grow import parser; parser().format_help(); print('ray' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+SETS = [
+    *("search.objectives={eval_loss: min}", "search.constraints={}", "search.finalists={count: 1, seeds: 1}"),
+    *("search.sampler=random", "training.max_steps=3", "evaluation.eval_interval=1"),
+]
 
 
 @dataclass(frozen=True)
@@ -74,24 +44,21 @@ class Elastic:
     address: str
     env: dict[str, str]
 
-    def grow(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return grow("--address", self.address, *words, env=self.env | env)
-
-    def wait_for_no_gpu(self) -> None:
-        code = f"""
-import ray, time
-ray.init(address={self.address!r}, log_to_driver=False, logging_level="ERROR")
-while ray.cluster_resources().get("GPU"):
-    time.sleep(0.5)
-"""
-        subprocess.run([sys.executable, "-c", code], env=self.env, check=True, timeout=240)
+    def search(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a search of four trials, whose jobs train nothing, to its end."""
+        command = [sys.executable, "-m", "tests.noop", "--track", "b", "--profile", "laptop", "--trials", "4"]
+        command += [word for value in SETS for word in ("--set", value)]
+        command += ["--address", self.address, "--storage", str(folder), "--tracking-uri", f"sqlite:///{folder}/m.db"]
+        return subprocess.run(
+            [*command, *words], cwd=ROOT, env=self.env, capture_output=True, text=True, check=False, timeout=400
+        )
 
 
 def config(address: str) -> dict[str, Any]:
-    """A head without CPUs, and at most two nodes with one GPU that nobody checks. They are raylets on this machine."""
+    """A head without CPUs, and at most two nodes with one GPU that nobody checks: raylets on this machine."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
-    node = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}, "node_config": {}}
+    node = {"resources": {"CPU": 2, "GPU": 1, "accelerator_type:H100": 1, "object_store_memory": 100_000_000}, "node_config": {}}
     provider = {
         "type": "external",
         "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
@@ -163,17 +130,36 @@ def until(true: Callable[[], bool]) -> None:
 
 @pytest.mark.cluster  # three raylets
 @pytest.mark.timeout(600)
-def test_nodes_come_the_command_runs_and_the_nodes_may_go_again(elastic: Elastic) -> None:
-    done = elastic.grow("--gpus", "2", "--", "echo", "here", "--we", "are")
-    assert (done.returncode, done.stdout) == (0, "here --we are\n"), done.stderr
-    assert done.stderr.splitlines()[-1] == "2 of 2 GPUs are here"
+def test_a_search_waits_for_its_first_node_and_grows_to_what_it_was_asked(elastic: Elastic, tmp_path: Path) -> None:
+    (tmp_path / SECONDS).write_text("3")
+    words = ["--gpus-per-worker", "0.5", "--accelerator-type", "H100", "--max-concurrent", "4", "--name", "grown"]
+    done = elastic.search(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    waits, grown, room = (
+        "waiting for the cluster to grow, at most 30 min (--wait-minutes): a trial needs 0.5 GPU and 1 CPU on nodes "
+        "with H100; the cluster has a node with 0 GPU and 0 CPU\n",
+        "the cluster has grown; waited ",
+        "room for 2 at once; up to 4 as the cluster grows\n",
+    )
+    places = [done.stderr.find(text) for text in (waits, grown, room, "trial-000 running")]
+    assert -1 not in places, done.stderr
+    assert places == sorted(places)
+    trials = read_json(tmp_path / "results/v14/track_b/grown.json")["trials"]
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4
 
-    more = elastic.grow("--gpus", "3", "--minutes", "0.1", "--", "echo", "never")
-    assert (more.returncode, more.stdout) == (3, ""), more.stderr
-    assert "of 3 GPUs are here; ask for fewer" in more.stderr.splitlines()[-1]
+    for more, refusal in (
+        (["--gpus-per-worker", "2"], "a trial needs 2 GPU and 1 CPU; the cluster has "),
+        (["--accelerator-type", "A100"], "a trial needs 0 GPU and 1 CPU on nodes with A100; the cluster has "),
+    ):
+        refused = elastic.search(tmp_path, *more)
+        assert refused.returncode == 2, refused.stderr
+        assert refusal in refused.stderr.splitlines()[-1]
+        assert "add nodes or ask for less" in refused.stderr.splitlines()[-1]
 
-    elastic.wait_for_no_gpu()  # nobody asks for them any more
 
-    stranger = elastic.grow("--gpus", "1", "--", "echo", "never", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    assert (stranger.returncode, stranger.stdout) == (2, ""), stranger.stderr
-    assert "not with this token" in stranger.stderr.splitlines()[-1]
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_search_whose_nodes_do_not_come_in_time_says_so(elastic: Elastic, tmp_path: Path) -> None:
+    late = elastic.search(tmp_path, "--gpus-per-worker", "1", "--wait-minutes", "0")
+    assert late.returncode == 2, late.stderr
+    assert "no more came in 0 min: see ray status" in late.stderr.splitlines()[-1]
