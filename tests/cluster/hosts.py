@@ -18,8 +18,8 @@ from pathlib import Path
 
 OURS = re.compile(r"phasegpt-(?P<pid>\d+)-[a-z]+")
 GATEWAY, ASKED_BY_RAY = "10.77.0.254", "8.8.8.8"
-"""Ray takes for a host's address what it would go by to the second. Nobody has the first, and no other way leads out, so
-that names are not looked up for long."""
+"""Ray takes for a host's address that by which it would go to the second. Nobody has the first, and no other way leads
+out, so that names are not looked up for long."""
 
 
 def missing() -> str:

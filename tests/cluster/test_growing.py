@@ -58,7 +58,7 @@ def config(address: str) -> dict[str, Any]:
     """A head without CPUs, and at most two nodes with one GPU that nobody checks: raylets on this machine."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
-    node = {"resources": {"CPU": 2, "GPU": 1, "accelerator_type:H100": 1, "object_store_memory": 100_000_000}, "node_config": {}}
+    has = {"CPU": 2, "GPU": 1, "accelerator_type:H100": 1, "object_store_memory": 100_000_000}
     provider = {
         "type": "external",
         "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
@@ -75,7 +75,7 @@ def config(address: str) -> dict[str, Any]:
         "head_node_type": "ray.head.default",
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-            "gpu": {**node, "min_workers": 0, "max_workers": 2},
+            "gpu": {"resources": has, "node_config": {}, "min_workers": 0, "max_workers": 2},
         },
         "upscaling_speed": 1.0,
         "file_mounts_sync_continuously": False,

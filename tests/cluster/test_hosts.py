@@ -60,8 +60,9 @@ def search(cluster: HostCluster, toy_model_dir: Path) -> HostCluster:
 
 def under_way(cluster: HostCluster) -> set[str]:
     """The trials that have come to an evaluation and not to their end."""
-    evaluated = {file.parent.name for file in cluster.folder.glob("checkpoints/v14/track_b/killed/trial-*/reached.json")}
-    return evaluated - {file.stem for file in cluster.folder.glob("results/v14/track_b/killed/trial-*.json")}
+    evaluated = cluster.folder.glob("checkpoints/v14/track_b/killed/trial-*/reached.json")
+    ended = cluster.folder.glob("results/v14/track_b/killed/trial-*.json")
+    return {file.parent.name for file in evaluated} - {file.stem for file in ended}
 
 
 def ends_whole(cluster: HostCluster) -> None:
