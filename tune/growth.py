@@ -1,8 +1,8 @@
 """Nodes that Ray's autoscaler may add: asked for by placement groups, which wait until there is room for them.
 
-An autoscaler (version 2, Ray's own since 2.50 or so and KubeRay's) says within seconds of a group that no nodes it may
-add could hold it. So does the one that merely watches a cluster that was put up by hand, of every group that does not
-fit. Needs Python and Ray alone: `cluster.probe` asks by this too.
+Version 2 of the autoscaler says within seconds of a group that no nodes it may add could hold it. A cluster that was
+put up by hand has none, or one that merely watches and says so of every group that does not fit. Needs Python and Ray
+alone: `cluster.probe` asks by this too.
 """
 
 import time
@@ -34,7 +34,11 @@ def asked_for(jobs: int, bundles: Bundles, placement: str) -> Iterator[Sequence[
 
 
 def may_come(groups: Sequence[Any]) -> bool:
-    """Whether the autoscaler can make room for the groups; False where none looks in PATIENCE."""
+    """Whether the autoscaler can make room for the groups; False where none looks within PATIENCE."""
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    if not is_autoscaler_v2(fetch_from_server=True):
+        return False
     asked_at = _status().cluster_resource_state.cluster_resource_state_version
     end = time.monotonic() + PATIENCE
     ours = [group.id.hex() for group in groups]
