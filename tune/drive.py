@@ -10,6 +10,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,8 @@ class _Drive:
         request = self.request
         workers = request.config.training.distributed.workers
         ask = Ask.of(workers, self.options)
-        with cluster(self.options.address, dashboard=workers > 1) as nodes:
+        # stdout is for the one object of --json; Ray writes there of workers that died
+        with redirect_stdout(sys.stderr), cluster(self.options.address, dashboard=workers > 1) as nodes:
             slot = self._room(nodes, ask)
             hands, tags = crew(slot, ask), search_tags(request)
             searcher = make_searcher(request, hands)

@@ -21,6 +21,7 @@ from phasegpt.crew import Crew
 from tune.amounts import amounts_of
 from tune.capacity import Ask, Node, Slots, type_resource
 from tune.commands import Commands
+from tune.losses import FREE, Losses
 from tune.request import Request
 from tune.scheduler import NotingScheduler
 from tune.searcher import ArmSearcher, JobSearcher
@@ -142,9 +143,9 @@ def run_jobs(
         run_config=tune.RunConfig(
             name=f"ray-{os.getpid()}",
             storage_path=str(request.places.folder / "ray"),
-            callbacks=[watch],
+            callbacks=[watch, Losses()],
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=FREE),
         ),
     )
     tuner.fit()
