@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from phasegpt.files import read_json
+from tests.cluster.machine import submit_command
+from tests.mlflow_server import MlflowServer, running
 from tests.noop import SECONDS
 from tests.processes import MARK, free_port, marked
 
@@ -39,18 +41,26 @@ SETS = [
 
 @dataclass(frozen=True)
 class Elastic:
-    """A Ray cluster that grows: its address, and the environment that knows its token."""
+    """A Ray cluster that grows: its addresses, and the environment that knows its token."""
 
     address: str
+    dashboard: str
     env: dict[str, str]
 
     def search(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a search of four trials, whose jobs train nothing, to its end."""
-        command = [sys.executable, "-m", "tests.noop", "--track", "b", "--profile", "laptop", "--trials", "4"]
-        command += [word for value in SETS for word in ("--set", value)]
-        command += ["--address", self.address, "--storage", str(folder), "--tracking-uri", f"sqlite:///{folder}/m.db"]
+        places = ["--address", self.address, "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
+        return self._run([sys.executable, "-m", "tests.noop", *places], folder, words)
+
+    def submit(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same as a job."""
+        return self._run([sys.executable, *submit_command("tests.noop"), "--address", self.dashboard], folder, words)
+
+    def _run(self, command: list[str], folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        own = ["--track", "b", "--profile", "laptop", "--trials", "4", "--storage", str(folder)]
+        own += [word for value in SETS for word in ("--set", value)]
         return subprocess.run(
-            [*command, *words], cwd=ROOT, env=self.env, capture_output=True, text=True, check=False, timeout=400
+            [*command, *own, *words], cwd=ROOT, env=self.env, capture_output=True, text=True, check=False, timeout=400
         )
 
 
@@ -90,11 +100,12 @@ def elastic(tmp_path: Path) -> Iterator[Elastic]:
     from ray._private.services import get_node_ip_address
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-    mark, port = secrets.token_hex(8), free_port()
+    mark, port, dashboard = secrets.token_hex(8), free_port(), free_port()
     address = f"{get_node_ip_address()}:{port}"
     (tmp_path / "elastic.json").write_text(json.dumps(config(address)))
     env = os.environ | {
         MARK: mark,
+        "PHASEGPT_CACHE": str(tmp_path / "cache"),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -108,13 +119,14 @@ def elastic(tmp_path: Path) -> Iterator[Elastic]:
     }
     with tempfile.TemporaryDirectory(prefix="r") as sockets:  # a socket's path has at most 107 characters
         words = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}"]
-        words += ["--num-cpus=0", "--include-dashboard=false", "--object-store-memory=100000000"]
-        words += [f"--temp-dir={sockets}", f"--autoscaling-config={tmp_path / 'elastic.json'}"]
+        words += ["--num-cpus=0", "--object-store-memory=100000000"]
+        words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={sockets}"]
+        words += [f"--autoscaling-config={tmp_path / 'elastic.json'}"]
         with (tmp_path / "head.log").open("w") as log:
             head = subprocess.Popen(words, env=env | of_the_head, stdout=log, stderr=log, start_new_session=True)
         try:
             until(lambda: "Ray runtime started" in (tmp_path / "head.log").read_text())
-            yield Elastic(address, env)
+            yield Elastic(address, f"http://127.0.0.1:{dashboard}", env)
         finally:
             os.killpg(head.pid, signal.SIGTERM)
             head.wait(60)
@@ -155,6 +167,24 @@ def test_a_search_waits_for_its_first_node_and_grows_to_what_it_was_asked(elasti
         assert refused.returncode == 2, refused.stderr
         assert refusal in refused.stderr.splitlines()[-1]
         assert "add nodes or ask for less" in refused.stderr.splitlines()[-1]
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_job_is_sent_to_a_cluster_that_has_no_node_for_it_yet(
+    elastic: Elastic, toy_model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "server").mkdir()
+    with running(MlflowServer(tmp_path / "server")) as server:
+        words = ["--set", f"model.base_model={toy_model_dir}", "--tracking-uri", server.url]
+        done = elastic.submit(tmp_path, "--gpus-per-worker", "1", *words)
+        assert done.returncode == 0, done.stderr
+        assert "  the search will wait for nodes: a trial needs 1 GPU and 1 CPU; the cluster has " in done.stderr
+        assert "the cluster has grown; waited " in done.stderr
+
+        refused = elastic.submit(tmp_path, "--gpus-per-worker", "2", *words)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.splitlines()[-1].startswith("a trial needs 2 GPU and 1 CPU; the cluster has ")
 
 
 @pytest.mark.cluster
