@@ -105,6 +105,7 @@ def elastic(tmp_path: Path) -> Iterator[Elastic]:
     (tmp_path / "elastic.json").write_text(json.dumps(config(address)))
     env = os.environ | {
         MARK: mark,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PHASEGPT_CACHE": str(tmp_path / "cache"),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -119,7 +120,7 @@ def elastic(tmp_path: Path) -> Iterator[Elastic]:
     }
     with tempfile.TemporaryDirectory(prefix="r") as sockets:  # a socket's path has at most 107 characters
         words = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}"]
-        words += ["--num-cpus=0", "--object-store-memory=100000000"]
+        words += ["--num-cpus=0", "--object-store-memory=100000000", f"--dashboard-agent-listen-port={free_port()}"]
         words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={sockets}"]
         words += [f"--autoscaling-config={tmp_path / 'elastic.json'}"]
         with (tmp_path / "head.log").open("w") as log:
