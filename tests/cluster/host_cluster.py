@@ -29,7 +29,7 @@ Done = subprocess.CompletedProcess[str]
 @dataclass(frozen=True)
 class HostCluster:
     """`folder` is what all hosts share, `sockets` what none does: there each of Ray's sessions has a short path.
-    `own` are settings of this cluster.
+    `own` are settings of this cluster, `started` its processes, which are ended with it.
     """
 
     hosts: dict[str, Host]
@@ -64,25 +64,22 @@ class HostCluster:
     def start_head(self) -> None:
         """A head without CPUs, as the shipped cluster files have it; it is up when this returns."""
         words = ["--head", f"--port={GCS}", "--dashboard-host=0.0.0.0", f"--dashboard-port={DASHBOARD}"]
-        self._start_node("head", [*words, "--num-cpus=0"])
+        self._begin_node("head", [*words, "--num-cpus=0"])()
 
     def start_workers(self, *names: str) -> None:
         """Workers of one CPU each join the head, all at once."""
-        logs = [self._begin_node(name, [f"--address={self.head.address}:{GCS}", "--num-cpus=1"]) for name in names]
-        for log, ups in logs:
-            until(lambda log=log, ups=ups: log.read_text().count(UP) > ups, log)  # type: ignore[misc]
+        address = f"--address={self.head.address}:{GCS}"
+        for is_up in [self._begin_node(name, [address, "--num-cpus=1"]) for name in names]:
+            is_up()
 
-    def _start_node(self, name: str, words: list[str]) -> None:
-        log, ups = self._begin_node(name, words)
-        until(lambda: log.read_text().count(UP) > ups, log)
-
-    def _begin_node(self, name: str, words: list[str]) -> tuple[Path, int]:
+    def _begin_node(self, name: str, words: list[str]) -> Callable[[], None]:
+        """Start a node; what is returned waits until it is up."""
         host, log = self.hosts[name], self._log(name)
         session = tempfile.mkdtemp(prefix=name, dir=self.sockets)
         common = [f"--node-ip-address={host.address}", f"--temp-dir={session}", "--object-store-memory=100000000"]
         ups = log.read_text().count(UP) if log.is_file() else 0
         self._start(host, ["ray", "start", "--block", "--disable-usage-stats", *common, *words], log)
-        return log, ups
+        return lambda: until(lambda: log.read_text().count(UP) > ups, log)
 
     def begin_mlflow(self) -> None:
         """MLflow on its own host; what it keeps is in the shared folder."""

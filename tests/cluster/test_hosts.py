@@ -15,11 +15,7 @@ from tests.cluster.hosts import missing
 from tests.faults.test_killed_driver import Place, check, new_search
 from tests.noop import SECONDS
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(missing()), reason=missing() or "hosts can be made"),
-]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 TRIALS = 4
 PATIENT = {"RAY_health_check_failure_threshold": "30"}
@@ -36,6 +32,8 @@ def own(request: pytest.FixtureRequest) -> dict[str, str]:
 @pytest.fixture
 def cluster(tmp_path: Path, own: dict[str, str]) -> Iterator[HostCluster]:
     """A cluster whose jobs take twelve seconds."""
+    if why := missing():
+        pytest.skip(why)
     (tmp_path / SECONDS).write_text("12")
     with host_cluster(tmp_path, **own) as made:
         yield made
