@@ -18,8 +18,9 @@ from tests.noop import SECONDS
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 TRIALS = 4
-PATIENT = {"RAY_health_check_failure_threshold": "30"}
-"""Ray gives a node up after so many checks in a row that failed, three seconds apart; five, unless told otherwise."""
+PATIENT = {"RAY_health_check_failure_threshold": "30", "RAY_grpc_keepalive_timeout_ms": "120000"}
+"""Ray gives a node up after so many checks in a row that failed, three seconds apart (five, unless told otherwise), and
+closes a connection that was silent for so long (20 seconds), which its other end would miss for minutes."""
 
 
 @pytest.fixture
