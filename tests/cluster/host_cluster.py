@@ -120,8 +120,8 @@ class HostCluster:
 
     def nodes(self) -> int:
         """How many nodes the cluster counts, as its head sees it."""
-        asked = (
-            "import ray; ray.init('auto', log_to_driver=False, logging_level='ERROR'); "
+        asked = (  # not 'auto', by which Ray would find the processes of other hosts too
+            f"import ray; ray.init('{self.head.address}:{GCS}', log_to_driver=False, logging_level='ERROR'); "
             "print('NODES', sum(node['Alive'] for node in ray.nodes()))"
         )
         done = self.head.run([sys.executable, "-c", asked], self.environment, 120)
