@@ -102,7 +102,7 @@ def contest(request: pytest.FixtureRequest) -> Iterator[Contest]:
     yield made
     for process in made.processes:
         process.kill()
-        process.wait(PATIENCE)
+        process.communicate(timeout=PATIENCE)  # waits, and closes the pipes
 
 
 def raised(by: int) -> dict[str, float]:
