@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from phasegpt.config import Config
     from phasegpt.evaluate import Evaluation
     from phasegpt.runs import RunPaths, RunResult
-    from tune.tracking import Tracker
+    from tune.run_record import RunRecord
 
 DONE, BAD_INPUT, FAILED, INTERRUPTED = 0, 2, 3, 130
 
@@ -155,33 +155,41 @@ def _memory_text(config: "Config") -> str:
 
 def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, address: str | None) -> int:
     from phasegpt.config_io import project_root
-    from phasegpt.metrics.text import scorer
+    from phasegpt.logs import log_to
     from phasegpt.runs import run_paths
     from tune.delivery import tracking_uri
+    from tune.machine_load import MachineLoad
     from tune.request import RequestError
+    from tune.run_record import RunRecord
     from tune.spool import SPOOL
-    from tune.tracking import Tracker, flat_params
+    from tune.sync import unsent
+    from tune.tracking import Tracker
 
     track = track_of(config)
     paths = run_paths(storage, track, name, config.logging.output_dir)
     spool = paths.log.with_suffix("") / SPOOL
     tracker = Tracker(tracking_uri(project_root(), uri), config.logging.wandb_project, spool)
-    tags = {"track": track, "kind": "run", "method": config.training.method, "base_model": config.model.base_model}
-    tags["scorer"] = scorer()
-    tracker.run(name, name, tags=tags, params=flat_params({k: v for k, v in config.dump().items() if k != "search"}))
+    record = RunRecord(tracker, config, track, paths)
     logging.getLogger("phasegpt").propagate = False
     try:
-        result = _fit(config, paths, tracker, ask, address)
-    except RequestError:
-        tracker.finish(name, "FAILED")
+        with MachineLoad(tracker, name, spool):
+            result = _fit(config, paths, record, ask, address)
+        record.end("complete")
+    except KeyboardInterrupt:
+        record.end("interrupted")
+        raise
+    except RequestError as error:
+        record.end("failed", str(error))
         raise
     except (ArithmeticError, ValueError, RuntimeError, OSError) as error:
-        logging.getLogger("phasegpt").exception("the run failed")
-        tracker.finish(name, "FAILED")
+        with log_to(paths.log):
+            logging.getLogger("phasegpt").exception("the run failed")
+        record.end("failed", f"{type(error).__name__}: {error}")
         print(f"{_why(error)}\nThe log is {paths.log}", file=sys.stderr)
         return FAILED
     finally:
-        tracker.close(60)
+        if waiting := tracker.close(60):
+            print(unsent(waiting, tracker.trouble, spool.parent), file=sys.stderr)
     _say(result, paths)
     return DONE
 
@@ -192,13 +200,14 @@ def _why(error: Exception) -> str:
     return f"{trace}{error}" if trace else f"{type(error).__name__}: {error}"
 
 
-def _fit(config: "Config", paths: "RunPaths", tracker: "Tracker", ask: Ask, address: str | None) -> "RunResult":
+def _fit(config: "Config", paths: "RunPaths", record: "RunRecord", ask: Ask, address: str | None) -> "RunResult":
     def on_step(step: int, values: Mapping[str, float]) -> None:
-        tracker.metrics(paths.name, {f"train/{key}": value for key, value in values.items()}, step)
-        print(f"step {step}  loss {values['loss']:.4f}", file=sys.stderr)
+        record.step(step, values)
+        shown = {key: value for key, value in values.items() if key in ("loss", "phase_a/loss")}
+        print(f"step {step}  {_numbers(shown)}", file=sys.stderr)
 
     def on_evaluation(evaluation: "Evaluation", _: Path) -> None:
-        tracker.metrics(paths.name, evaluation.summary, evaluation.step)
+        record.evaluation(evaluation)
         print(f"step {evaluation.step}  {_numbers(evaluation.summary)}", file=sys.stderr)
 
     def on_progress(what: str, done: int, total: int) -> None:
@@ -207,26 +216,16 @@ def _fit(config: "Config", paths: "RunPaths", tracker: "Tracker", ask: Ask, addr
     if ask.workers == 1:
         from phasegpt.train import fit
 
-        result = fit(config, on_evaluation, paths=paths, on_step=on_step, on_progress=on_progress)
-    else:
-        from tune import environment
+        return fit(config, on_evaluation, paths=paths, on_step=on_step, on_progress=on_progress)
+    from tune import environment
 
-        environment.prepare(own_cluster=address is None)
-        from phasegpt.workers import fit_on_workers
-        from tune.run import cluster, crew
+    environment.prepare(own_cluster=address is None)
+    from phasegpt.workers import fit_on_workers
+    from tune.run import cluster, crew
 
-        with cluster(address, dashboard=True) as nodes:
-            hands = crew(slots(nodes, ask, max_concurrent=1), ask)
-            result = fit_on_workers(
-                config, on_evaluation, paths=paths, crew=hands, on_step=on_step, on_progress=on_progress
-            )
-    tracker.metrics(paths.name, result.clock_metrics(), result.steps)
-    tracker.table(paths.name, result.answers, "answers.json")
-    tracker.file(paths.name, paths.results, "result")
-    tracker.file(paths.name, paths.checkpoints / "config.yaml", "config")
-    tracker.folder(paths.name, paths.adapter, "adapter")
-    tracker.finish(paths.name)
-    return result
+    with cluster(address, dashboard=True) as nodes:
+        hands = crew(slots(nodes, ask, max_concurrent=1), ask)
+        return fit_on_workers(config, on_evaluation, paths=paths, crew=hands, on_step=on_step, on_progress=on_progress)
 
 
 def _say(result: "RunResult", paths: "RunPaths") -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from phasegpt.base_model import ModelError
-from phasegpt.files import file_sha256, read_json, text_sha256
+from phasegpt.files import file_sha256, read_json, text_sha256, write_json
 
 POLICY = "policy"
 REFERENCE = "reference"
@@ -28,6 +28,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PHASE_FILE = "phase_branch.safetensors"
 PHASE_SETTINGS = "phase_branch.json"
+BASE_RECORD = "base_model.json"
+NOT_PLAIN = ("use_dora", "modules_to_save", "megatron_config")  # PEFT imports the module that the last one names
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,50 @@ def check_adapter(folder: Path, base: str) -> None:
         raise ModelError(f"{config_file} is not JSON: {error}") from error
     if settings.get("peft_type") != "LORA":
         raise ModelError(f"{folder} holds a {settings.get('peft_type')} adapter; only LORA is supported")
-    if odd := [key for key in ("use_dora", "modules_to_save") if settings.get(key)]:
+    if odd := [key for key in NOT_PLAIN if settings.get(key)]:
         raise ModelError(f"{folder} is no plain LoRA adapter: {', '.join(odd)} is set in {ADAPTER_CONFIG}")
-    made_for = settings.get("base_model_name_or_path")
+    made_for = _recorded(folder).get("address") or settings.get("base_model_name_or_path")
     if made_for and Path(made_for).name != Path(base).name:
         raise ModelError(f"{folder} was made for the base model {made_for}, not for {base}")
 
 
-def put_on(model: PreTrainedModel, base: str, folder: Path, name: str) -> PeftModel:
-    """The adapter in `folder`, frozen, as adapter `name` of a base model called `base`."""
+def write_base_record(folder: Path, address: str, identity: str) -> None:
+    """Make an adapter folder name its base model by `address`, from anywhere, and say which model that was."""
+    config_file = folder / ADAPTER_CONFIG
+    settings = read_json(config_file)
+    if settings.get("base_model_name_or_path") != address:
+        write_json(config_file, {**settings, "base_model_name_or_path": address})
+    write_json(folder / BASE_RECORD, {"address": address, "identity": identity})
+
+
+def base_of(folder: Path) -> str:
+    """The base model that an adapter names: in its record, which a version of the registry has, else as PEFT does."""
+    try:
+        return str(_recorded(folder).get("address") or read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"])
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{folder / ADAPTER_CONFIG} names no base model ({error}); save the adapter again") from error
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """{address, identity} of the base model as `write_base_record` wrote them; empty for an adapter without."""
+    file = folder / BASE_RECORD
+    return dict(read_json(file)) if file.is_file() else {}
+
+
+def _check_identity(folder: Path, base: str, identity: str) -> None:
+    """Raises ModelError where an adapter says which base model it was made for, and this is another one."""
+    made_for = _recorded(folder).get("identity")
+    if made_for and made_for != identity:
+        raise ModelError(
+            f"{base} is another model than {folder} was made for (its files hash to {identity[:12]}, expected "
+            f"{made_for[:12]}): its weights, config or tokenizer have changed since; put the former ones back"
+        )
+
+
+def put_on(model: PreTrainedModel, base: str, identity: str, folder: Path, name: str) -> PeftModel:
+    """The adapter in `folder`, frozen, as adapter `name` of the base model called `base` with this `base_identity`."""
     check_adapter(folder, base)
+    _check_identity(folder, base, identity)
     try:
         return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False)
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
@@ -92,6 +128,40 @@ def write_adapter(folder: Path, model: PeftModel, base: str, on_reference: bool)
     save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, folder / ADAPTER_FILE)
     settings = {**config.to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=1, default=_plain, sort_keys=True))
+
+
+def lay_on(folder: Path, model: PeftModel, base: str, on_reference: bool) -> None:
+    """Give the trial adapter of `model` the weights that `write_adapter` wrote to `folder`: the reference's come out.
+
+    Raises ModelError where the folder is on other modules, of another rank or on another reference.
+    """
+    check_adapter(folder, base)
+    saved = load_file(folder / ADAPTER_FILE)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    if saved.keys() != {f"{name}.lora_{part}.weight" for name in layers for part in "AB"}:
+        raise ModelError(f"{folder} is an adapter on other modules than this config's")
+    with torch.no_grad():
+        for name, layer in layers.items():
+            a, b = saved[f"{name}.lora_A.weight"], saved[f"{name}.lora_B.weight"]
+            try:
+                _lay_on_layer(layer, a, b, on_reference)
+            except ValueError as error:
+                raise ModelError(f"{folder}: {name} is {error}") from error
+
+
+def _lay_on_layer(layer: Any, a: Tensor, b: Tensor, on_reference: bool) -> None:
+    """The inverse of `_side_by_side` on one module; rows of zeros may follow (`_joined`)."""
+    under = layer.lora_A[REFERENCE].weight if REFERENCE in layer.lora_A else a[:0]
+    begin = len(under)
+    if not torch.equal(a[:begin].to(under), under):
+        raise ValueError("on another reference than this config's")
+    end = begin + (len(layer.lora_A[POLICY].weight) if POLICY in layer.lora_A else 0)
+    if len(a) < end or bool(a[end:].any()):
+        raise ValueError("of another rank than this config's")
+    if POLICY in layer.lora_A:
+        scale = layer.scaling[POLICY] if on_reference else 1.0
+        layer.lora_A[POLICY].weight.copy_(a[begin:end])
+        layer.lora_B[POLICY].weight.copy_(b[:, begin:end] / scale)
 
 
 def write_branch(folder: Path, branch: SavedBranch) -> None:

@@ -1,8 +1,9 @@
 """Where a base model lies: the bundled model, a folder, or a hub id fetched to the hub's cache. Imports no torch."""
 
+import os
 from pathlib import Path
 
-from phasegpt.bundled import BundledModelError, ensure_bundled
+from phasegpt.bundled import WHEEL_SHA256, BundledModelError, ensure_bundled
 from phasegpt.files import file_sha256, text_sha256
 
 BUNDLED = "smollm2-135m"
@@ -31,7 +32,8 @@ def resolve_base(name: str, root: Path) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
             f"model.base_model: no model in the folder {name!r} (config.json is missing there); "
-            f"give a folder written by save_pretrained, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or {BUNDLED}"
+            f"give a folder written by save_pretrained, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or {BUNDLED}; "
+            f"where a saved adapter names the folder, put its model there, or a link to it"
         )
     return _fetch_from_hub(name)
 
@@ -55,6 +57,21 @@ def _fetch_from_hub(name: str) -> Path:
             f"fetch the model on a machine with a network and give its folder as model.base_model, "
             f"or take the bundled model with --set model.base_model={BUNDLED}"
         ) from error
+
+
+def base_address(name: str, root: Path) -> str:
+    """A base model's name as it holds from any working directory: that of a folder is its absolute path."""
+    folder = resolve_base(name, root)
+    named = (root / Path(name).expanduser(), Path(name).expanduser())
+    return os.path.abspath(folder) if name != BUNDLED and folder in named else name
+
+
+def base_identity(name: str, fingerprint: str) -> str:
+    """What tells a base model from another one of its name: its `model_fingerprint`, or the hash of the bundled wheel.
+
+    The bundled model's own files say which version of transformers converted them, and are the same model all the same.
+    """
+    return WHEEL_SHA256 if name == BUNDLED else fingerprint
 
 
 def model_fingerprint(folder: Path) -> str:

@@ -56,6 +56,14 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
     return None
 
 
+def last_adapter(run: Path) -> Path | None:
+    """The adapter that the run in a folder came to: its result's, else that of its newest whole checkpoint, or None."""
+    if (run / ADAPTER).is_dir():
+        return run / ADAPTER
+    newest = newest_checkpoint(run)
+    return None if newest is None else newest / ADAPTER
+
+
 def _by_step(output_dir: Path) -> Iterator[Path]:
     """The checkpoint folders, newest first."""
     yield from sorted(output_dir.glob("checkpoint-*"), key=checkpoint_step, reverse=True)
@@ -71,6 +79,16 @@ def step_history(checkpoint: Path) -> list[dict[str, float]]:
     """{step, loss, learning_rate, grad_norm, rewards_…} of every optimizer step up to a checkpoint, cuts or not."""
     rows = [row for row in read_json(checkpoint / STATE)["log_history"] if "loss" in row]
     return [{name: value for name, value in row.items() if name != "epoch"} for row in rows]
+
+
+def history_left(output_dir: Path) -> list[dict[str, float]]:
+    """The same up to a run's newest whole checkpoint, its bytes unchecked; nothing where its state is damaged."""
+    newest = next((folder for folder in _by_step(output_dir) if (folder / WHOLE).is_file()), None)
+    try:
+        return step_history(newest) if newest else []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s: its steps cannot be read: %s", newest, error)
+        return []
 
 
 def prune_checkpoints(output_dir: Path, keep: Sequence[Path], limit: int) -> None:

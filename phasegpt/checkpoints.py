@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from phasegpt.adapters import ADAPTER_CONFIG, check_adapter
+from phasegpt.adapters import ADAPTER_CONFIG, base_of, check_adapter
 from phasegpt.base_model import BUNDLED, ModelError
 from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import REGISTRY, is_registered
 from phasegpt.evaluate import generate
-from phasegpt.files import read_json, whole_folder
+from phasegpt.files import whole_folder
 from phasegpt.models import Policy, load_base, load_policy
 
 if TYPE_CHECKING:
@@ -75,7 +75,12 @@ def open_checkpoint(address: str, work: Path, uri: str | None = None) -> Policy:
     found = locate(address, work, uri)
     if found.adapter is None or found.base_model is None:
         raise ModelError(f"{address}: an untuned model, without an adapter; expected {FORMS.removesuffix(', or base')}")
-    return load_policy(load_base(found.base_model, project_root()), found.adapter)
+    return open_adapter(found.adapter)
+
+
+def open_adapter(folder: Path, device: str = "cpu") -> Policy:
+    """The policy in an adapter folder, on the base model that it names. Raises ModelError."""
+    return load_policy(load_base(base_of(folder), project_root(), device=device), folder)
 
 
 def pinned(address: str, uri: str | None = None) -> str:
@@ -164,13 +169,13 @@ def _cached(version: str, work: Path, uri: str | None) -> Path:
 
 def _registered(version: str, work: Path, uri: str | None) -> Checkpoint:
     adapter = _adapter_folder(fetch(version, work / "registered", uri))
-    return Checkpoint(version, adapter, _base_of(adapter), _file(adapter.with_name("config.json")))
+    return Checkpoint(version, adapter, base_of(adapter), _file(adapter.with_name("config.json")))
 
 
 def _of_run(run_id: str, work: Path, uri: str | None) -> Checkpoint:
     folder = _fetch_run(run_id, work, uri)
     adapter, config_file = folder / "adapter", _file(folder / "config" / "config.yaml")
-    return Checkpoint(run_id, adapter, _base_of(adapter), config_file, next((folder / "result").glob("*.json"), None))
+    return Checkpoint(run_id, adapter, base_of(adapter), config_file, next((folder / "result").glob("*.json"), None))
 
 
 def _in_folder(address: str, folder: Path) -> Checkpoint:
@@ -178,17 +183,9 @@ def _in_folder(address: str, folder: Path) -> Checkpoint:
     adapter = _adapter_folder(folder.resolve())
     run = next((place for place in adapter.parents[:2] if (place / "run.json").is_file()), None)
     if run is None:
-        return Checkpoint(address, adapter, _base_of(adapter))
+        return Checkpoint(address, adapter, base_of(adapter))
     result = _result_of(run) if adapter == run / ADAPTER else None
-    return Checkpoint(address, adapter, _base_of(adapter), _file(run / "config.yaml"), result)
-
-
-def _base_of(adapter: Path) -> str:
-    """The base model that an adapter names."""
-    try:
-        return str(read_json(adapter / ADAPTER_CONFIG)["base_model_name_or_path"])
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{adapter / ADAPTER_CONFIG} names no base model ({error}); save the adapter again") from error
+    return Checkpoint(address, adapter, base_of(adapter), _file(run / "config.yaml"), result)
 
 
 def _file(path: Path) -> Path | None:
@@ -208,7 +205,11 @@ def _adapter_folder(folder: Path) -> Path:
     places = (folder, folder / ADAPTER, folder / "data" / "phasegpt" / "adapter")
     found = next((place for place in places if (place / ADAPTER_CONFIG).is_file()), None)
     if found is None:
-        raise ModelError(f"{folder}: no adapter there (expected {ADAPTER_CONFIG}, or a run's folder with {ADAPTER}/)")
+        gone = (folder / "run.json").is_file()
+        where = "; a search leaves those of its finalists (search.keep), others are in MLflow: give the run's id"
+        raise ModelError(
+            f"{folder}: no adapter there (expected {ADAPTER_CONFIG}, or a run's folder with {ADAPTER}/){where * gone}"
+        )
     return found
 
 

@@ -82,8 +82,12 @@ def load_tree(path: str | Path, profile: str | None = None, overrides: Sequence[
 
 def write_resolved(config: Config, path: Path) -> None:
     """Write every value of a config as YAML, its hash in the first line, whole or not at all; it loads back equal."""
-    text = yaml.dump(config.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-    write_text(path, f"# resolved config, hash {config_hash(config)}\n{text}")
+    write_text(path, f"# resolved config, hash {config_hash(config)}\n{as_yaml(config.dump())}")
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """The plain values of a config as YAML that loads back equal."""
+    return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
 @dataclass(frozen=True)

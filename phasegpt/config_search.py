@@ -57,6 +57,9 @@ def _float(text: str) -> float:
         return math.nan
 
 
+Keep = Literal["finalists", "all"]
+
+
 class Finalists(Part):
     """How many of the best run again, on how many fresh seeds each."""
 
@@ -65,7 +68,10 @@ class Finalists(Part):
 
 
 class Search(Part):
-    """What a search looks for, where, and how long. `weights` belong to `pick: weights`, one for each objective."""
+    """What a search looks for, where, how long, and what it keeps of its checkpoints.
+
+    `weights` belong to `pick: weights`, one for each objective.
+    """
 
     objectives: dict[str, Literal["max", "min"]] = Field(default={"spiral_score": "max"}, min_length=1)
     constraints: dict[str, Annotated[Constraint, PlainSerializer(str)]] = Field(default={})
@@ -79,6 +85,7 @@ class Search(Part):
     finalists: Finalists = Finalists()
     pick: Literal["knee", "lexicographic", "weights"] = "lexicographic"
     weights: dict[str, Positive] = Field(default={})
+    keep: Keep = "finalists"
 
     @field_validator("constraints", mode="before")
     @classmethod

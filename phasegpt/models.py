@@ -34,12 +34,13 @@ from phasegpt.adapters import (
     PhaseSettings,
     SavedBranch,
     adapter_hash,
+    lay_on,
     put_on,
     read_branch,
     write_adapter,
     write_branch,
 )
-from phasegpt.base_model import ModelError, model_fingerprint, resolve_base
+from phasegpt.base_model import ModelError, base_identity, model_fingerprint, resolve_base
 from phasegpt.packed_attention import check_packable, packed_arguments
 from phasegpt.packing import Packing
 from phasegpt.phase_attention import BRANCH, PhaseHandles, attach_phase_branch, load_phase_state, phase_state_dict
@@ -64,6 +65,11 @@ class Base:
     def fingerprint(self) -> str:
         """A hash of the files that it was read from."""
         return model_fingerprint(self.folder)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from another model under its name."""
+        return base_identity(self.name, self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -389,7 +395,7 @@ def _attach_phase(base: Base, phase: PhaseSettings, start: Mapping[str, Tensor] 
 
 
 def _on_reference(base: Base, config: LoraConfig, folder: Path) -> PeftModel:
-    model = put_on(base.model, base.name, folder, REFERENCE)
+    model = put_on(base.model, base.name, base.identity, folder, REFERENCE)
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.lora_dropout[REFERENCE] = nn.Identity()  # the reference is the same in training as in evaluation
@@ -402,9 +408,22 @@ def load_policy(base: Base, folder: Path) -> Policy:
     """A saved adapter on its base, ready to generate. Raises ModelError where the folder is no adapter of this base."""
     branch = read_branch(folder)
     with _stripped_on_error(base):
-        model = put_on(base.model, base.name, folder, POLICY)
+        model = put_on(base.model, base.name, base.identity, folder, POLICY)
         handles = None if branch is None else _attach_phase(base, branch.settings, branch.tensors)
     return Policy(base, model.eval(), handles, phase_settings=branch.settings if branch else None)
+
+
+def load_adapter(policy: Policy, folder: Path) -> None:
+    """Begin with a saved adapter: its weights on the trial's own, its branch on the branch.
+
+    Raises ModelError where `folder` holds other trainable parameters than the policy has.
+    """
+    branch = read_branch(folder)
+    if (branch and branch.settings) != (policy.phase_settings if policy.phase is not None else None):
+        raise ModelError(f"{folder} was trained with another phase branch than this config makes")
+    lay_on(folder, policy.model, policy.base.name, on_reference=bool(policy.reference))
+    if branch is not None:
+        load_phase_state(policy.model, branch.tensors)
 
 
 def trainable_state(policy: Policy) -> dict[str, Tensor]:

@@ -89,10 +89,6 @@ class RunResult:
         """The result that a run wrote to `path`."""
         return cls(**read_json(path))
 
-    def clock_metrics(self) -> dict[str, float]:
-        """See the function of this name."""
-        return clock_metrics(self.clock)
-
 
 def clock_metrics(clock: Mapping[str, Any]) -> dict[str, float]:
     """A reading of speed, memory and start-up as numbers with names; of the workers' memory the largest."""

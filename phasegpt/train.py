@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock
 
 from phasegpt import ranks
+from phasegpt.adapters import adapter_hash
 from phasegpt.checkpoint_files import (
     ADAPTER,
-    TRAINABLE,
     checkpoint_step,
     damage,
     newest_checkpoint,
@@ -80,11 +80,12 @@ def fit(
 ) -> RunResult:
     """Run `config` to its end and write its checkpoints, log and results to `paths`; the result is what was written.
 
+    `on_step(step, {name: value})` after each step; those of an earlier stage have names that begin with phase_a/.
     `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk, and again
     for the one that a cut run goes on from; it may raise to end the run early, on all workers if on one. `half` says
     which evaluation prompts judge (search or final).
     With `until` the run pauses at its first evaluation at or after that step, unless it is its last, and raises Paused.
-    `start` is a checkpoint folder whose weights the last stage begins with, in place of the reference's.
+    `start` is an adapter folder whose weights the last stage begins with, in place of the reference's.
     `launched` is when the run was asked for (`time.time()`, None: now), from which its start-up counts. A run that was
     cut before goes on from its newest checkpoint, exactly; one that was finished is read back. Raises
     NonFiniteLossError, ReferenceMismatchError, RunError, ModelError, PairsError.
@@ -94,7 +95,7 @@ def fit(
     with log_to(paths.log) if ranks.first() else nullcontext():
         *earlier, last = stages(config)
         for stage in earlier:
-            adapter = _earlier_stage(stage, paths, bench, on_step, on_progress, launched)
+            adapter = _earlier_stage(stage, paths, bench, _of_phase_a(on_step), on_progress, launched)
             launched = None  # it was this stage whose start-up it began
             last = last.model_copy(
                 update={"training": last.training.model_copy(update={"reference_model": str(adapter)})}
@@ -166,7 +167,7 @@ def _run(
         half=half,
         config=config.dump(),
         config_hash=config_hash(config),
-        hashes={**run.hashes, **({} if start is None else {"start": file_sha256(start / TRAINABLE)})},
+        hashes={**run.hashes, **({} if start is None else {"start": adapter_hash(start)})},
         versions=versions(),
         data=run.material.sizes,
         parameters=parameters,
@@ -288,6 +289,13 @@ def _publish(checkpoint: Path, target: Path) -> None:
         raise RunError(f"{checkpoint}, the best of the run, is {wrong}; remove {checkpoint.parent} and run again")
     with whole_folder(target) as stage:
         shutil.copytree(checkpoint / ADAPTER, stage, dirs_exist_ok=True)
+
+
+def _of_phase_a(on_step: StepLog | None) -> StepLog | None:
+    """The steps of an earlier stage under names of their own: they are counted from 1, as those of the last stage."""
+    if on_step is None:
+        return None
+    return lambda step, values: on_step(step, {f"phase_a/{name}": value for name, value in values.items()})
 
 
 def _earlier_stage(

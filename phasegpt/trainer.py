@@ -32,7 +32,7 @@ from phasegpt.examples import Examples
 from phasegpt.files import whole_folder
 from phasegpt.forward import AnswerModel, PairModel, TextModel
 from phasegpt.meters import Meter
-from phasegpt.models import Policy, load_trainable_state, trainable_state
+from phasegpt.models import Policy, load_adapter, load_trainable_state, trainable_state
 from phasegpt.objectives import Objective
 from phasegpt.phase_dynamics import PhaseDynamics
 from phasegpt.schedule import Lap, laps, optimizer_steps
@@ -112,8 +112,8 @@ def train(
 ) -> int:
     """Train `model` on `examples`, going on from the newest whole checkpoint in `output_dir`; returns the last step.
 
-    Model, examples and objective belong together: all three for pairs, for answers, or for a text. `start` is a
-    checkpoint folder with the weights to begin with, in place of the reference's.
+    Model, examples and objective belong together: all three for pairs, for answers, or for a text. `start` is an
+    adapter folder with the weights to begin with, in place of the reference's.
     `on_log(step, {loss, learning_rate, grad_norm, rewards_…})` after each optimizer step; `after_save(step, folder)`
     after each checkpoint, every `eval_interval` steps and at the end, and for the one that a run goes on from, since
     the cut may have come right after its save. Every worker of a run calls this with the same arguments and gets the
@@ -128,7 +128,7 @@ def train(
         if checkpoint_step(newest) >= steps:
             return checkpoint_step(newest)
     elif start is not None:
-        load_trainable_state(model.policy, load_file(start / TRAINABLE))
+        load_adapter(model.policy, start)
     trainer = _Trainer(
         model, examples, objective, settings=settings, steps=steps, output_dir=output_dir, meter=meter or Meter()
     )

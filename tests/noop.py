@@ -52,9 +52,13 @@ def noop_job(config: Mapping[str, Any]) -> None:
         if step < steps:
             tune.report(report)
     pairs = [{"id": f"pair-{n}", "eval_loss": metrics["eval_loss"] + n / 100} for n in range(PROMPTS)]
+    answers = [{"id": f"prompt-{n}", "answer": "No."} for n in range(PROMPTS)]
     seed = job.values.get("experiment.seed", 42)
-    result = {"name": paths.name, "metrics": metrics, "step": steps, "steps": steps, "pairs": pairs, "answers": []}
-    write_json(paths.results, {**result, "adapter": "", "config": {"experiment": {"seed": seed}}, "seconds": {}})
+    result = {"name": paths.name, "metrics": metrics, "step": steps, "steps": steps, "pairs": pairs}
+    write_json(
+        paths.results,
+        {**result, "answers": answers, "adapter": "", "config": {"experiment": {"seed": seed}}, "seconds": {}},
+    )
     tune.report({**report, FINISHED_KEY: True})
 
 

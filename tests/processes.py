@@ -1,5 +1,8 @@
 """Processes that tests start, told by a mark in their environment: Ray's and its workers inherit it."""
 
+import random
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "PHASEGPT_TEST_MARK"
@@ -15,3 +18,12 @@ def marked(mark: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on, below those that the system gives to whoever asks for any."""
+    while True:
+        port = random.randint(20000, 32000)  # noqa: S311 - not for secrets
+        with suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port

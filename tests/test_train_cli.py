@@ -33,6 +33,45 @@ def test_the_seeds_command_writes_the_seeds_places_and_an_mlflow_run(
     assert run.data.metrics["eval_loss"] == pytest.approx(result["metrics"]["eval_loss"])
 
 
+def test_a_single_run_is_recorded_as_a_trial_is_and_once(toy_sets: list[str], tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    sets = [word for text in toy_sets for word in ("--set", text)]
+    words = ["--config", str(track_config("b")), "--profile", "laptop", "--name", "one", *sets]
+    for _ in range(2):  # the second time it is read back
+        assert main([*words, "--storage", str(tmp_path), "--tracking-uri", uri]) == 0
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("phasegpt-v14").experiment_id])
+
+    def steps(metric: str) -> list[int]:
+        return [m.step for m in client.get_metric_history(run.info.run_id, metric)]
+
+    assert (steps("train/loss"), steps("eval/eval_loss"), steps("eval_loss")) == ([1, 2, 3, 4], [2, 4], [0])
+    assert (run.info.status, run.data.tags["trial_state"]) == ("FINISHED", "complete")
+    assert run.data.metrics["system/system_memory_usage_percentage"] > 0
+    given = {tag.value for each in run.inputs.dataset_inputs for tag in each.tags}
+    assert given == {"training", "validation", "search", "prose"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "answers.json", "pairs.json", "curve.json", "config", "log", "result", "adapter"
+    }  # fmt: skip
+
+
+def test_a_single_run_that_fails_says_why_and_keeps_its_log(toy_sets: list[str], tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    sets = [word for text in toy_sets for word in ("--set", text)]
+    words = ["--config", str(track_config("b")), "--profile", "laptop", "--name", "one", "--lr", "1e30", *sets]
+    assert main([*words, "--storage", str(tmp_path), "--tracking-uri", uri]) == 3
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("phasegpt-v14").experiment_id])
+    assert (run.info.status, run.data.tags["trial_state"]) == ("FAILED", "failed")
+    assert "lower training.learning_rate" in run.data.tags["why"]
+    log = Path(client.download_artifacts(run.info.run_id, "log/one.log")).read_text()
+    assert "the run failed\nTraceback" in log
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

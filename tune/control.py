@@ -1,4 +1,4 @@
-"""python -m tune.search status | stop | extend | clone NAME: look at a search and steer it, also afterwards.
+"""python -m tune.search status | stop | extend | clone | clean NAME: look at a search and steer it, also afterwards.
 
 What is asked is a line beside the search (`commands`), which its driver obeys at the next report of a job, or when it
 goes on with --resume. Looking changes nothing: the study is read from a copy.
@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   python -m tune.search stop b-20260101-120000 7            trial 7 alone
   python -m tune.search extend b-20260101-120000 --trials 8
   python -m tune.search clone b-20260101-120000 3 --set training.beta=0.2 --warm-start
+  python -m tune.search clean b-20260101-120000 --dry-run   what search.keep: finalists would remove, and how much
 """
 
 
@@ -50,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
     clone.add_argument("trial", help="the trial to copy, as 7 or trial-007")
     clone.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")
     clone.add_argument("--warm-start", action="store_true", help="begin with its weights, not the reference's")
+    clone.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow that has weights which are here no more (default: the search's)"
+    )
+    clean = _verb(verbs, "clean", "remove checkpoints as search.keep: finalists does, whatever the search itself said")
+    clean.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     return p
 
 
@@ -70,6 +76,8 @@ def main(argv: Sequence[str]) -> int:
         request = find(options.name, options.track, options.storage)
         if options.verb == "status":
             return _print_status(request, options.json)
+        if options.verb == "clean":
+            return _clean(request, options.dry_run)
         command = _command(options, request)
     except RequestError as error:
         sys.stderr.write(f"{error}\n")
@@ -96,6 +104,21 @@ def _print_status(request: "Request", as_object: bool) -> int:
     status: Status = read_status(request)
     text = json.dumps(status.as_dict(), indent=1) if as_object else status.as_text()
     sys.stdout.write(text + "\n")
+    return DONE
+
+
+def _clean(request: "Request", dry: bool) -> int:
+    from filelock import FileLock, Timeout
+
+    from tune.clean import clean
+    from tune.request import RequestError
+
+    try:
+        with FileLock(request.places.folder / "driver.lock", timeout=0):
+            for line in clean(request, dry=dry):
+                sys.stdout.write(f"{line}\n")
+    except Timeout:
+        raise RequestError(f"{request.name} is running: it removes by search.keep itself; stop it first") from None
     return DONE
 
 
@@ -141,6 +164,7 @@ def _clone(options: argparse.Namespace, request: "Request") -> Command:
     from phasegpt.key_paths import get, split
     from tune.request import RequestError
     from tune.space import allows
+    from tune.warm import provide_weights
 
     number = trial_number(options.trial, request)
     if options.warm_start and _states(request)[number] == "running":
@@ -157,6 +181,8 @@ def _clone(options: argparse.Namespace, request: "Request") -> Command:
         if key in request.config.search.parameters and not allows(request.config.search.parameters[key], value):
             choices = request.config.search.parameters[key].plain()
             raise RequestError(f"--set {key}: the search chooses out of {choices}; found {value!r}")
+    if options.warm_start and provide_weights(request, number, options.tracking_uri):
+        sys.stderr.write(f"the weights of trial {number} are back from MLflow\n")
     return Command("clone", trial=number, values=values, warm=options.warm_start)
 
 

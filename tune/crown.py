@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from phasegpt.base_model import ModelError, base_address, base_identity
+from phasegpt.config_io import project_root
 from phasegpt.metrics.text import scorer
 from tune.conclude import Conclusion
 from tune.delivery import open_client
-from tune.finalists import Finalist, prompt_scores
+from tune.finalists import OWN, Finalist, prompt_scores
 from tune.jobs import trial_name
 from tune.lineage import git_state
 from tune.request import Request
@@ -36,10 +38,10 @@ def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, final
     run_id = tracker.run_id(f"{request.name}/{found.run_name}")
     if run_id is None:
         return {"model": name, "version": None, "promoted": False, "reason": "MLflow was away; nothing was registered"}
-    candidate = _candidate(request, found, found.adapter, run_id, finals)
     try:
-        decision = promote(open_client(uri), candidate, request.places.storage)
-    except (MlflowException, OSError) as error:
+        candidate = _candidate(request, found, found.adapter, run_id, finals)
+        decision = promote(open_client(uri), candidate)
+    except (MlflowException, ModelError, OSError) as error:
         log.exception("the winner could not be registered")
         return {"model": name, "version": None, "promoted": False, "reason": f"not registered: {error}"}
     return {"model": name, "version": decision.version, "promoted": decision.promote, "reason": decision.reason}
@@ -48,10 +50,14 @@ def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, final
 def _candidate(request: Request, found: Conclusion, adapter: Path, run_id: str, finals: Sequence[Any]) -> Any:
     from tune.gate import Candidate
 
-    best, config = found.winner, finals[0]["config"]
+    best, first = found.winner, finals[0]
+    config, (commit, dirty) = first["config"], git_state()
+    base = config["model"]["base_model"]
     objective = next(iter(request.config.search.objectives))
+    own = next((finalist for finalist in found.finalists if finalist.number == OWN), None)
     return Candidate(
-        base_model=config["model"]["base_model"],
+        base_model=base_address(base, project_root()),
+        base_identity=base_identity(base, first["hashes"]["base_model"]),
         objective=objective,
         scores=scores_by_metric(finals),
         metrics=dict(best.metrics),
@@ -67,9 +73,18 @@ def _candidate(request: Request, found: Conclusion, adapter: Path, run_id: str, 
         adapter=adapter,
         config=config,
         trial=trial_name(best.number),
-        data_hash=finals[0]["hashes"]["data"],
-        commit=git_state()[0],
+        data_hash=first["hashes"]["data"],
+        config_hash=first["config_hash"],
+        commit=commit,
+        dirty=dirty,
         finalists=len(found.finalists),
+        untuned=found.baseline["metrics"],
+        own=own.metrics if own else {},
+        interval_vs_own=best.gain,
+        prompts={row["id"]: row["prompt"] for row in first["answers"]},
+        data=first["data"],
+        seconds=sum(result["seconds"]["total"] for result in finals),
+        versions=first["versions"],
     )
 
 

@@ -1,37 +1,43 @@
 """The way to MLflow: its address, a quiet client, and `Delivery`, which sends events to one experiment.
 
-Each event arrives once, also where it is sent twice: a run is looked for by its tag `phasegpt.run_key` before it is
-created, params, tags and artifacts can be sent again without harm, and before metrics that may have arrived are sent
-again, the server is asked. Knows nothing of spools, threads or second attempts: it sends now, or raises.
+Each event arrives once, also where it is sent twice: a run that may be there is looked for by its tag
+`phasegpt.run_key` before it is created, params, tags and artifacts can be sent again without harm, and before metrics
+that may have arrived are sent again, the server is asked. A request that was given up may still reach the server: the
+empty second run that it makes there is deleted. Knows nothing of spools, threads or second attempts: it sends now, or
+raises.
 """
 
 import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from phasegpt.config_io import project_root
+from tune.databases import is_database
+from tune.refusal import RefusedError
 from tune.spool import Event, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on traces
 RUN_KEY = "phasegpt.run_key"
 PARENT_TAG = "mlflow.parentRunId"
 TABLES_TAG = "mlflow.loggedArtifacts"
 
-METRICS_A_CALL = 1000
+METRICS_A_CALL = 900
 ROWS_A_CALL = 100
+"""Params or tags; with as many metrics as go beside them they are the 1000 that MLflow takes in one call."""
 
 T = TypeVar("T")
-
-
-class RefusedError(Exception):
-    """An event that no later attempt can deliver."""
 
 
 def tracking_uri(root: Path, given: str | None = None) -> str:
@@ -40,15 +46,19 @@ def tracking_uri(root: Path, given: str | None = None) -> str:
 
 
 def artifact_location(uri: str) -> str | None:
-    """Where a new experiment keeps its files: mlartifacts/ beside an SQLite file; None leaves it to the server."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+    """Where a new experiment keeps its files; None leaves it to the server.
+
+    Of a database without a server: mlartifacts/ beside an SQLite file, and in the project for another.
+    """
+    if uri.startswith("sqlite:///"):
+        return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+    return (project_root() / "mlartifacts").as_uri() if is_database(uri) else None
 
 
 def without_credentials(text: str) -> str:
-    """`text` with the user:password@ of every address in it taken out."""
-    return re.sub(r"://[^/\s]*@", "://", text)
+    """`text` with the user:password@ of every address in it taken out, and the password where it stands in a query."""
+    text = re.sub(r"://(?:[^/\s]*|[^/\s@]*:(?!\d+/)[^\s@]*)@", "://", text)
+    return re.sub(r"([?&](?:password|sslpassword)=)[^&\s]*", r"\1", text)
 
 
 def open_client(uri: str) -> "MlflowClient":
@@ -63,16 +73,6 @@ def open_client(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def hopeless(error: Exception) -> bool:
-    """Whether sending the same again can never help: the server understood and declined."""
-    code = getattr(error, "error_code", "")
-    return isinstance(error, RefusedError) or code in (
-        "INVALID_PARAMETER_VALUE",
-        "BAD_REQUEST",
-        "RESOURCE_DOES_NOT_EXIST",
-    )
-
-
 @dataclass(frozen=True)
 class _Metric:
     name: str
@@ -81,29 +81,54 @@ class _Metric:
     step: int
 
 
+@dataclass
+class _Known:
+    """A run in MLflow: where its files go, and the tables that its tag TABLES_TAG lists."""
+
+    run_id: str
+    files: str
+    tables: list[dict[str, str]]
+
+    @classmethod
+    def of(cls, run: "Run") -> "_Known":
+        return cls(run.info.run_id, run.info.artifact_uri, json.loads(run.data.tags.get(TABLES_TAG, "[]")))
+
+
 class Delivery:
-    """Delivers events to one experiment. Used by the sending thread alone; `run_ids` may be read by others."""
+    """Delivers events to one experiment. Used by the sending thread alone; others may ask for a `run_id`."""
 
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri, self.experiment = uri, experiment
-        self.run_ids: dict[str, str] = {}
+        self._runs: dict[str, _Known] = {}
+        self._created: set[str] = set()  # runs that were made here: nobody else can have begun one below them
+        self._doubted: set[str] = set()  # runs whose creation got no answer once: they may have a twin
         self._opened: tuple[MlflowClient, str] | None = None
         self._send_one = {
             "open": lambda event: None,
-            "run": self._send_run,
-            "table": self._send_table,
             "file": self._send_file,
             "folder": self._send_file,
             "finish": self._send_finish,
+            "tables": self._send_tables,
+            "text": self._send_text,
+            "datasets": self._send_datasets,
+            "experiment_tag": self._send_experiment_tag,
         }
 
+    def run_id(self, key: str) -> str | None:
+        """MLflow's id of a run, once its first event has been sent."""
+        known = self._runs.get(key)
+        return known.run_id if known else None
+
     def deliver(self, events: Sequence[Event], doubtful: bool) -> None:
-        """Send a batch as `_batch_length` cuts it; `doubtful` where its metrics may have arrived before."""
+        """Send a batch as `_batch_length` cuts it; `doubtful` where some of it may have arrived before."""
         self._connect()
-        if events[0]["kind"] in ("metrics", "tags"):
+        kind = events[0]["kind"]
+        if kind in ("metrics", "tags"):
             self._send_rows(events, doubtful)
+        elif kind == "run":
+            self._send_run(events[0], doubtful)
         else:
-            self._send_one[events[0]["kind"]](events[0])
+            self._send_one[kind](events[0])
 
     def _connect(self) -> tuple["MlflowClient", str]:
         """The client and the experiment's id; the experiment is created where there is none."""
@@ -117,62 +142,72 @@ class Delivery:
             self._opened = client, made
         return self._opened
 
-    def _run_id(self, key: str) -> str:
-        if key not in self.run_ids:
-            found = self._find(key)
-            if found is None:
-                raise RefusedError(f"MLflow has no run {key!r}; call run({key!r}, ...) before anything else of it")
-            self.run_ids[key] = found
-        return self.run_ids[key]
+    def _known(self, key: str) -> _Known:
+        if key not in self._runs and not self._find(key):
+            raise RefusedError(f"MLflow has no run {key!r}; call run({key!r}, ...) before anything else of it")
+        return self._runs[key]
 
-    def _find(self, key: str) -> str | None:
+    def _find(self, key: str) -> bool:
+        """Look for a run, the oldest of its key. Its twins, begun in the same millisecond and empty, are deleted."""
         client, experiment = self._connect()
-        runs = client.search_runs(
-            [experiment], f"tags.`{RUN_KEY}` = '{key}'", max_results=1, order_by=["attributes.start_time ASC"]
-        )
-        return runs[0].info.run_id if runs else None
+        found = client.search_runs([experiment], f"tags.`{RUN_KEY}` = '{key}'", order_by=["attributes.start_time ASC"])
+        if not found:
+            return False
+        known = self.run_id(key)
+        chosen = min(found, key=lambda run: (run.info.run_id != known, run.info.start_time, -_rows(run)))
+        for run in found:
+            if run is not chosen and run.info.start_time == chosen.info.start_time and not _rows(run):
+                client.delete_run(run.info.run_id)
+        self._runs.setdefault(key, _Known.of(chosen))
+        return True
 
-    def _send_run(self, event: Event) -> None:
-        client, experiment = self._connect()
-        key, name = event["key"], event["name"]
+    def _send_run(self, event: Event, doubtful: bool) -> None:
+        """Create a run, or open it again where it is there, which is asked only where it can be."""
+        key, parent = event["key"], event["parent"]
         tags = {RUN_KEY: key, **event["tags"]}
-        if event["parent"] is not None:
-            tags[PARENT_TAG] = self._run_id(event["parent"])
-        found = self._find(key)
-        if found is None:
-            found = client.create_run(experiment, event["at"], tags, name).info.run_id
+        if parent is not None:
+            tags[PARENT_TAG] = self._known(parent).run_id
+        asked = doubtful or parent not in self._created
+        if key in self._runs or (asked and self._find(key)):
+            self._connect()[0].update_run(self._runs[key].run_id, "RUNNING", event["name"])
+            self._log(key, [], tags)
         else:
-            client.update_run(found, "RUNNING", name)
-            self._log_tags(found, tags)
-        self.run_ids[key] = found
-        self._log_params(found, event["params"])
+            self._create(event, tags, doubtful)
+        self._log_params(key, event["params"])
 
-    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+    def _create(self, event: Event, tags: Mapping[str, str], doubtful: bool) -> None:
+        client, experiment = self._connect()
+        key = event["key"]
+        self._doubted.add(key)
+        self._runs[key] = _Known.of(client.create_run(experiment, event["at"], tags, event["name"]))
+        self._created.add(key)
+        if not doubtful:
+            self._doubted.remove(key)
+
+    def _log_params(self, key: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
         for part in _parts([Param(name, value) for name, value in params.items()], ROWS_A_CALL):
-            self._connect()[0].log_batch(run_id, params=part)
+            self._connect()[0].log_batch(self._known(key).run_id, params=part)
 
-    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
+    def _log(self, key: str, metrics: Sequence[_Metric], tags: Mapping[str, str], doubtful: bool = False) -> None:
+        """Metrics and tags of one run, in as few calls as the limits allow."""
+        from mlflow.entities import Metric, RunTag
 
-        for part in _parts([RunTag(name, value) for name, value in tags.items()], ROWS_A_CALL):
-            self._connect()[0].log_batch(run_id, tags=part)
+        rows = _parts(metrics, METRICS_A_CALL)
+        words = _parts([RunTag(name, value) for name, value in tags.items()], ROWS_A_CALL)
+        for part, some in zip_longest(rows, words, fillvalue=()):
+            new = () if part and doubtful and self._arrived(key, part[-1]) else part
+            if new or some:
+                told = [Metric(m.name, m.value, m.at, m.step) for m in new]
+                self._connect()[0].log_batch(self._known(key).run_id, metrics=told, tags=some)
 
-    def _log_metrics(self, run_id: str, metrics: Sequence[_Metric], doubtful: bool) -> None:
-        from mlflow.entities import Metric
-
-        for part in _parts(metrics, METRICS_A_CALL):
-            if not (doubtful and self._arrived(run_id, part[-1])):
-                rows = [Metric(m.name, m.value, m.at, m.step) for m in part]
-                self._connect()[0].log_batch(run_id, metrics=rows)
-
-    def _arrived(self, run_id: str, metric: _Metric) -> bool:
-        history = self._connect()[0].get_metric_history(run_id, metric.name)
+    def _arrived(self, key: str, metric: _Metric) -> bool:
+        history = self._connect()[0].get_metric_history(self._known(key).run_id, metric.name)
         return any((m.step, m.timestamp) == (metric.step, metric.at) for m in history)
 
     def _send_rows(self, events: Sequence[Event], doubtful: bool) -> None:
-        """A stretch of metrics and tags of several runs: one call a run and kind where the limits allow."""
+        """A stretch of metrics and tags of several runs: one call a run where the limits allow."""
         for key in dict.fromkeys(event["key"] for event in events):
             own = [event for event in events if event["key"] == key]
             metrics = [
@@ -182,27 +217,66 @@ class Delivery:
                 for name, value in event["values"].items()
             ]
             tags = {name: value for event in own if event["kind"] == "tags" for name, value in event["tags"].items()}
-            self._log_metrics(self._run_id(key), metrics, doubtful)
-            self._log_tags(self._run_id(key), tags)
+            self._log(key, metrics, tags, doubtful)
 
-    def _send_table(self, event: Event) -> None:
-        """What MlflowClient.log_table writes: rows in pandas' "split" layout, and the tag by which the UI finds it."""
-        client, run_id, name = self._connect()[0], self._run_id(event["key"]), event["name"]
-        client.log_text(run_id, json.dumps({"columns": event["columns"], "data": event["data"]}), name)
-        tables = json.loads(client.get_run(run_id).data.tags.get(TABLES_TAG, "[]"))
-        entry = {"path": name, "type": "table"}
-        if entry not in tables:
-            client.set_tag(run_id, TABLES_TAG, json.dumps([*tables, entry]))
+    def _files(self, key: str) -> "ArtifactRepository":
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(self._known(key).files, tracking_uri=self.uri)
 
     def _send_file(self, event: Event) -> None:
-        client, run_id, path = self._connect()[0], self._run_id(event["key"]), Path(event["path"])
+        path = Path(event["path"])
         if not path.exists():
             raise RefusedError(f"{path} is gone")
-        send = client.log_artifacts if event["kind"] == "folder" else client.log_artifact
-        send(run_id, str(path), event["to"])
+        files = self._files(event["key"])
+        send = files.log_artifacts if event["kind"] == "folder" else files.log_artifact
+        send(str(path), event["to"])
 
     def _send_finish(self, event: Event) -> None:
-        self._connect()[0].set_terminated(self._run_id(event["key"]), event["status"], event["at"])
+        key = event["key"]
+        self._connect()[0].set_terminated(self._known(key).run_id, event["status"], event["at"])
+        if key in self._doubted:
+            self._find(key)
+            self._doubted.remove(key)
+
+    def _send_tables(self, event: Event) -> None:
+        """What MlflowClient.log_table writes: rows in pandas' "split" layout, and the tag that tells the UI of them."""
+        run, key = self._known(event["key"]), event["key"]
+        for name, table in event["tables"].items():
+            self._write(key, name, json.dumps(table))
+        new = [entry for name in event["tables"] if (entry := {"path": name, "type": "table"}) not in run.tables]
+        if new:
+            self._connect()[0].set_tag(run.run_id, TABLES_TAG, json.dumps([*run.tables, *new]))
+            run.tables += new
+
+    def _send_text(self, event: Event) -> None:
+        self._write(event["key"], event["name"], event["text"])
+
+    def _write(self, key: str, name: str, text: str) -> None:
+        """A text as the artifact `name` of a run, which may lie in folders."""
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / Path(name).name
+            place.write_text(text, encoding="utf-8")
+            self._files(key).log_artifact(str(place), str(Path(name).parent) if "/" in name else None)
+
+    def _send_datasets(self, event: Event) -> None:
+        """MLflow keeps a name and digest once a run, also where it is told again."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        inputs = []
+        for row in event["datasets"]:
+            kept = Dataset(row["name"], row["digest"], "local", row["source"], row["schema"], row["profile"])
+            inputs.append(DatasetInput(kept, [InputTag(MLFLOW_DATASET_CONTEXT, row["context"])]))
+        self._connect()[0].log_inputs(self._known(event["key"]).run_id, inputs)
+
+    def _send_experiment_tag(self, event: Event) -> None:
+        client, experiment = self._connect()
+        client.set_experiment_tag(experiment, event["name"], event["value"])
+
+
+def _rows(run: "Run") -> int:
+    return len(run.data.params) + len(run.data.metrics)
 
 
 def _parts(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -1,4 +1,4 @@
-"""How much disk a search writes, before it does: checkpoints, adapters and their copies in MLflow, shared work."""
+"""How much disk a search takes, before it does: checkpoints, adapters and their copies in MLflow, shared work."""
 
 import math
 from dataclasses import dataclass
@@ -14,17 +14,32 @@ CHECKPOINT_FILES, JOB_FILES = 60e3, 250e3  # bytes of all else: states of the tr
 
 
 @dataclass(frozen=True)
+class Jobs:
+    """What a search runs: `trials` and `finals`, of whom `at_once` have not ended at the same time."""
+
+    trials: int
+    finals: int
+    at_once: int
+
+    @property
+    def fits(self) -> int:
+        """All that train."""
+        return self.trials + self.finals
+
+
+@dataclass(frozen=True)
 class Disk:
-    """Bytes that a search leaves behind, and bytes `free` where it would write."""
+    """Bytes that a search takes at most, what of them `stays` after its end, and bytes `free` where it would write."""
 
     checkpoints: float
     adapters: float
     shared: float
+    stays: float
     free: float
 
     @property
     def total(self) -> float:
-        """All that is written."""
+        """The most that there is at once."""
         return self.checkpoints + self.adapters + self.shared
 
     @property
@@ -33,18 +48,22 @@ class Disk:
         return self.total < self.free
 
 
-def disk_of(config: Config, shape: Shape, shared: SharedParts, fits: int, steps: int, free: float) -> Disk:
-    """What `fits` runs of `steps` steps leave: no search removes the files of its trials.
+def disk_of(config: Config, shape: Shape, shared: SharedParts, jobs: Jobs, steps: int, free: float) -> Disk:
+    """The disk of runs of `steps` steps, by `search.keep` (see `keep`).
 
-    Each run keeps its newest checkpoint, its best and as many more as evaluation.save_total_limit allows, the chosen
-    adapter, and a copy of that in MLflow; one more adapter goes to the registry.
+    A run has its newest checkpoint, its best and as many more as evaluation.save_total_limit allows, until it has
+    ended, or for ever. Of every run there is the adapter that it came to and a copy of that in MLflow; one more goes to
+    the registry. In the end finals and finalists have theirs.
     """
     trained = adapter_parameters(config, shape)
     saved = math.ceil(steps / config.evaluation.eval_interval)
-    kept = min(saved, max(2, config.evaluation.save_total_limit))
-    return Disk(
-        checkpoints=fits * (kept * (trained * CHECKPOINT + CHECKPOINT_FILES) + JOB_FILES),
-        adapters=(2 * fits + 1) * trained * ADAPTER,
-        shared=sum(shared.wanted[part] for part in shared.kept),
-        free=free,
-    )
+    each = min(saved, max(2, config.evaluation.save_total_limit)) * (trained * CHECKPOINT + CHECKPOINT_FILES)
+    copies = (jobs.fits + 1) * trained * ADAPTER
+    files = jobs.fits * JOB_FILES
+    work = sum(shared.wanted[part] for part in shared.kept)
+    everything = config.search.keep == "all"
+    finalists = min(jobs.trials, jobs.finals // config.search.finalists.seeds)
+    checkpoints = (jobs.fits if everything else min(jobs.at_once, jobs.fits)) * each + files
+    adapters = copies + jobs.fits * trained * ADAPTER
+    left = copies + (jobs.finals + finalists) * trained * ADAPTER + files
+    return Disk(checkpoints, adapters, work, (checkpoints + adapters if everything else left) + work, free)

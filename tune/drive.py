@@ -17,28 +17,33 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from phasegpt.config_io import project_root
-from phasegpt.files import write_json
+from phasegpt.files import read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
 from tune.capacity import Ask, chosen, slots
+from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
-from tune.delivery import tracking_uri
+from tune.databases import held
+from tune.delivery import tracking_uri, without_credentials
 from tune.ending import ending
 from tune.finalists import most_finals
-from tune.jobs import trial_name
-from tune.lineage import search_params, search_tags
+from tune.keepsakes import leave
+from tune.lineage import search_tags
+from tune.machine_load import MachineLoad
+from tune.record import state_tags
 from tune.request import Request, RequestError
+from tune.search_record import begin_search, end_search
 from tune.space import budget
 from tune.spool import SPOOL
+from tune.sync import left_behind, unsent
 from tune.tracking import Tracker
 
 if TYPE_CHECKING:
     from tune.searcher import JobSearcher
+    from tune.sweep import Sweep
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
-LOOKED_AT = range(5, 201)
-"""How many finished trials a search has whose end draws its insight: fewer say nothing, more take long."""
 
 log = logging.getLogger("phasegpt")
 Trainable = Callable[[Mapping[str, Any]], None]
@@ -54,12 +59,20 @@ def drive(
     """
     request.places.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(request.places.folder / "driver.lock", timeout=0), log_to(request.places.log):
+        with (
+            FileLock(request.places.folder / "driver.lock", timeout=0),
+            held(request.study_url, request.study[0]) as alone,
+            log_to(request.places.log),
+        ):
+            if not alone:
+                raise _busy(request)
             return _run_alone(request, options, trainable, family)
     except Timeout:
-        raise RequestError(
-            f"{request.name} is being run by another process; wait for it or take another --name"
-        ) from None
+        raise _busy(request) from None
+
+
+def _busy(request: Request) -> RequestError:
+    return RequestError(f"{request.name} is being run by another process; wait for it or take another --name")
 
 
 def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None, family: str | None) -> int:
@@ -73,6 +86,8 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     console.say(f"{request.name}: {request.profile_reason}")
     for warning in request.warnings:
         console.say(warning)
+    if (left := left_behind(request.places.storage, request.places.folder)) is not None:
+        console.say(left)
     uri = tracking_uri(project_root(), options.tracking_uri)
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
     try:
@@ -80,9 +95,7 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     finally:
         waiting = tracker.close(timeout=60)
         if waiting:
-            console.say(
-                f"{waiting} rows wait for MLflow; send them with: python -m tune.tracking sync {request.places.folder}"
-            )
+            console.say(unsent(waiting, tracker.trouble, request.places.folder))
 
 
 def jobs_of(request: Request) -> int:
@@ -123,25 +136,29 @@ class _Drive:
             slot = slots(nodes, ask, request.config.search.max_concurrent)
             hands, tags = crew(slot, ask), search_tags(request)
             searcher = make_searcher(request, hands)
-            watch = Watch(searcher, self.console, self.tracker, request.name, tags)
-            self._begin({**tags, "kind": "search"}, watch)
-            with self.console:
+            sweep = self._sweep(searcher)
+            watch = Watch(searcher, self.console, self.tracker, request.name, tags, sweep.job)
+            self._begin(tags, watch)
+            sweep.all(concluded=False)  # what an earlier process had no time to
+            with self.console, MachineLoad(self.tracker, request.name, request.places.folder / SPOOL):
                 whole = run_jobs(request, searcher, watch, slot, hands, trainable)
         if not whole:
+            self._describe("Interrupted.")
+            self._record(request.places.log)
             self.tracker.finish(request.name, "KILLED")
             return self._interrupted()
         return self._end_ablation(searcher) if request.arms else self._end(searcher)
 
-    def _begin(self, tags: dict[str, str], watch: "Watch") -> None:
-        tracker, name, places = self.tracker, self.request.name, self.request.places
-        if self.family is not None:
-            tracker.run(self.family, self.family, tags={"kind": "tracks", "search": self.family})
-        tracker.run(name, name, parent=self.family, tags=tags, params=search_params(self.request))
+    def _begin(self, tags: Mapping[str, str], watch: "Watch") -> None:
+        begin_search(self.request, self.tracker, tags, self.family)
         watch.settle()
-        tracker.reconcile()  # jobs that an earlier process left; those that go on are opened again
-        tracker.file(name, places.request, "config")
-        tracker.file(name, places.data_checks, "data")
-        tracker.tags(name, {"data_warnings": str(len(self.request.data.warnings))})
+        for left in self.tracker.reconcile():  # jobs that an earlier process left; those that go on are opened again
+            self.tracker.tags(left, state_tags("interrupted", ""))
+
+    def _sweep(self, searcher: "JobSearcher") -> "Sweep":
+        from tune.sweep import Sweep
+
+        return Sweep(self.request.places, self.request.config.search.keep, searcher.study)
 
     def _interrupted(self) -> int:
         """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
@@ -161,30 +178,17 @@ class _Drive:
         if found is not None:
             finals = final_results(request, searcher, found.winner)
             champion = crown(request, found, self.tracker, self.uri, finals)
-        report = summary(request, searcher, found, champion)
+        sweep = self._sweep(searcher)
+        if sweep.all(concluded=found is not None):
+            self.console.say("Removed adapters of trials that lost (search.keep: finalists); see docs/operations.md")
+        report = {**summary(request, searcher, found, champion), "disk": sweep.as_dict()}
+        before = read_json(request.places.summary) if request.places.summary.is_file() else None
+        end_search(request, self.tracker, report, before)
         write_summary(request, report)
-        if found is not None:
-            metrics = {f"winner/{name}": value for name, value in found.winner.metrics.items()}
-            self.tracker.metrics(request.name, {**metrics, **dict(found.winner.metrics)}, 0)
-            tags = {"winner": trial_name(found.winner.number), "verdict": found.verdict}
-            self.tracker.tags(request.name, tags)
         self._record(request.places.summary, request.places.log)
-        self._look(sum(trial["state"] == "COMPLETE" for trial in report["trials"]))
+        finished = sum(trial["state"] == "COMPLETE" for trial in report["trials"])
+        leave(request, self.tracker, finished, len(report["trials"]))
         return self._say(report, ending(request, report), ended=found is not None)
-
-    def _look(self, finished: int) -> None:
-        """What the search says of its parameters, in pictures beside its summary and in MLflow."""
-        if finished not in LOOKED_AT:
-            return
-        from tune.insight_summary import look, picture_folder
-
-        folder = picture_folder(self.request.places)
-        try:
-            look(self.request, folder)
-        except Exception:  # the search has ended well; python -m tune.insight tells what is wrong with its pictures
-            log.exception("no insight could be drawn")
-            return
-        self.tracker.folder(self.request.name, folder, "insight")
 
     def _end_ablation(self, searcher: "JobSearcher") -> int:
         from tune.ablated import ablated, table
@@ -192,14 +196,22 @@ class _Drive:
 
         request, found = self.request, ablated(self.request, searcher)
         if found is None:
+            self._describe("No two arms came to a result on every seed.")
+            self._record(request.places.log)
             return self._say({}, f"No two arms came to a result on every seed; see {request.places.log}", ended=False)
-        report = {"name": request.name, "track": request.track, **found.as_dict()}
+        disk = {"disk": self._sweep(searcher).as_dict()}
+        report = {"name": request.name, "track": request.track, **found.as_dict(), **disk}
         picture = request.places.summary.with_suffix(".png")
         write_json(request.places.summary, report)
         draw(found, picture)
         self.tracker.table(request.name, table(found), "ablation.json")
+        self._describe(as_block(found.as_text()))
         self._record(request.places.summary, picture, request.places.log)
+        leave(request, self.tracker)
         return self._say(report, f"\n{found.as_text()}\n  {picture}", ended=True)
+
+    def _describe(self, state: str) -> None:
+        self.tracker.tags(self.request.name, {NOTE: search_note(self.request, state)})
 
     def _record(self, *files: Path) -> None:
         for file in files:
@@ -219,5 +231,5 @@ def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list
     words = ["--track", track, "--resume", name]
     for place in ("storage", "tracking_uri", "address"):
         value = getattr(options, place)
-        words += [] if value is None else [f"--{place.replace('_', '-')}", str(value)]
+        words += [] if value is None else [f"--{place.replace('_', '-')}", without_credentials(str(value))]
     return words + chosen(options) + (["--json"] if options.json else [])

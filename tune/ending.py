@@ -25,6 +25,7 @@ def ending(request: Request, report: Mapping[str, Any]) -> str:
     lines += [
         "Look further:",
         "  make ui                                            browse the runs on http://127.0.0.1:5000",
+        f"  python -m tune.report {request.name} --open   all of it as one page",
         f"  python -m tune.insight {request.name}   which parameters mattered, and what would come next",
         f"  python -m tune.registry show --track {request.track}",
         f"  {request.places.summary}",

@@ -14,6 +14,7 @@ from phasegpt.metrics.text import TEXT_METRICS, VERSIONED, scorer
 from phasegpt.statistics import Gain, paired_gain
 
 CHAMPION, PREVIOUS = "champion", "previous"
+LONGEST_TAG = 5000
 
 Scores = Mapping[str, Mapping[str, Sequence[float | None]]]
 Answers = Mapping[str, Sequence[str]]
@@ -31,7 +32,9 @@ class Evidence:
     `answers` is {prompt id: [one answer a seed]}, `objective` the metric that decides and `better` its direction (None:
     as declared), `constraints` says how each one stands, `metrics` is the summary, `interval_vs_reference` the gain
     over the untuned model, `scorer` the version behind the scores: those of different versions are not compared.
-    `finalists` is out of how many it was the best, on the very scores that judge it.
+    `finalists` is out of how many it was the best, on the very scores that judge it. `base_identity` tells the base
+    model from another one under the same name; `untuned` and `own` are the metrics of the untuned model and of the
+    config's own values, `interval_vs_own` the gain over the latter. Versions from before these were kept have none.
     """
 
     base_model: str
@@ -45,11 +48,19 @@ class Evidence:
     answers: Answers = field(default_factory=dict)
     better: Direction | None = None
     finalists: int = 1
+    base_identity: str = ""
+    untuned: Mapping[str, float] = field(default_factory=dict)
+    own: Mapping[str, float] = field(default_factory=dict)
+    interval_vs_own: Gain | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate(Evidence):
-    """The winner of a search, before the gate. `run_id` is its MLflow run, `adapter` a PEFT folder."""
+    """The winner of a search, before the gate. `run_id` is its MLflow run, `adapter` a PEFT folder.
+
+    `dirty` says that the code differed from its commit, `prompts` is {prompt id: its text}, `data` {what: how many
+    rows}, `seconds` what its runs took together, `versions` the libraries that it was made with.
+    """
 
     track: str
     search: str
@@ -58,12 +69,18 @@ class Candidate(Evidence):
     config: Mapping[str, Any]
     trial: str = ""
     data_hash: str = ""
+    config_hash: str = ""
     commit: str = ""
+    dirty: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Champion(Evidence):
-    """A registered version with its evidence. `fetch_adapter(champion.address, folder)` brings its adapter."""
+    """A registered version with its evidence."""
 
     track: str
     version: str
@@ -130,7 +147,7 @@ def rescored(evidence: Evidence, metric: str) -> Evidence:
 
 def _not_comparable(candidate: Evidence, champion: Evidence) -> str | None:
     name = candidate.objective
-    if candidate.base_model != champion.base_model:
+    if not _same_base(candidate, champion):
         return f"another base model ({candidate.base_model}) than the champion's ({champion.base_model})"
     if name not in champion.scores:
         return f"the champion has no scores of {name}"
@@ -142,15 +159,23 @@ def _not_comparable(candidate: Evidence, champion: Evidence) -> str | None:
     return None
 
 
+def _same_base(candidate: Evidence, champion: Evidence) -> bool:
+    """By what the models are where both sides say it, else by their names."""
+    if candidate.base_identity and champion.base_identity:
+        return candidate.base_identity == champion.base_identity
+    return candidate.base_model == champion.base_model
+
+
 def _gain(candidate: Evidence, champion: Evidence) -> Gain:
     name = candidate.objective
     better = candidate.better or DECLARED[name].better
-    ours, theirs = _runs(candidate.scores.get(name, {})), _runs(champion.scores[name])
+    ours, theirs = runs_of(candidate, name), runs_of(champion, name)
     return paired_gain(ours, theirs, better, candidate.finalists)
 
 
-def _runs(scores: Mapping[str, Sequence[float | None]]) -> list[dict[str, float]]:
-    """{prompt: [a value a seed]} as one {prompt: value} a seed."""
+def runs_of(evidence: Evidence, metric: str) -> list[dict[str, float]]:
+    """The scores of a metric as one {prompt: value} a seed."""
+    scores = evidence.scores.get(metric, {})
     seeds = max(map(len, scores.values()), default=0)
     slots = [{prompt: values[i] for prompt, values in scores.items() if i < len(values)} for i in range(seeds)]
     return [{prompt: value for prompt, value in slot.items() if value is not None} for slot in slots]

@@ -94,7 +94,7 @@ def parameter_map(
     there = [(record, where) for record, where in placed if where is not None]
     done = [record for record, where in placed if where is None and record.state == "complete"]
     points = tuple(_point(record, keys, objective) for record, _ in there)
-    limit = _limit([point.value for point in points if point.value is not None], better)
+    limit = worst_told([point.value for point in points if point.value is not None], better)
     found = Map(*keys, objective, better, points, len(done), limit, None, "")
     usable = {record.number for record in comparable(records, objective)}
     measured = [(record, where) for record, where in there if record.number in usable]
@@ -120,7 +120,7 @@ def _point(record: Record, keys: tuple[str, str], objective: str) -> Point:
     return Point(record.number, x, y, record.state, value, record.feasible)
 
 
-def _limit(values: Sequence[float], better: str) -> float:
+def worst_told(values: Sequence[float], better: str) -> float:
     """The worst value that is told apart from worse ones, such as a perplexity that blew up."""
     if not values:
         return 0.0

@@ -24,8 +24,9 @@ from tune.insight_importance import Importance
 from tune.insight_map import Map, Surface
 from tune.insight_next import NextPoint
 from tune.insight_space import Parameters, place
+from tune.palette import light
 
-BLUE, GREY, RED = "#2f6f9f", "#8a8a8a", "#c0392b"
+BLUE, GREY, RED = light("mark"), light("rest"), light("bad")
 DPI = 130
 FINER = 8
 WHITEST = 0.75

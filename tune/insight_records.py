@@ -14,7 +14,7 @@ from phasegpt.files import read_json
 from tune.jobs import trial_name
 from tune.space import Values
 from tune.status import STATES
-from tune.study import BESIDE, METRICS, ORIGIN, SAMPLED, WARM, Study
+from tune.study import BESIDE, METRICS, NOTES, ORIGIN, SAMPLED, WARM, WHY, Study
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Record:
     ended: float | None = None
     origin: str = SAMPLED
     altered: bool = False
+    why: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def feasible(self) -> bool:
@@ -70,6 +72,8 @@ def _record(study: Study, trial: FrozenTrial, result: Path) -> Record:
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         origin=attributes.get(ORIGIN, SAMPLED),
         altered=BESIDE in attributes or WARM in attributes,
+        why=attributes.get(WHY, ""),
+        notes=tuple(attributes.get(NOTES, ())),
     )
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tune.commands import Commands
 from tune.console import number, short_name
@@ -19,6 +19,9 @@ from tune.insight_space import ranges
 from tune.jobs import trial_name
 from tune.request import Request, RequestError, SearchPlaces
 from tune.status import copied_study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,18 @@ def look(request: Request, folder: Path | None, keys: Sequence[str] | None = Non
 
     `keys` are the two parameters of the map. Raises RequestError where they are not searched in ranges.
     """
+    insight, _ = seen(request, keys)
+    return insight, [] if folder is None else save_pictures(request, insight, folder)
+
+
+def seen(request: Request, keys: Sequence[str] | None = None) -> tuple[Insight, Sequence[Record]]:
+    """The insight into a search as its files have it now, and the trials that it is of; `keys` as in `look`."""
     held = running(request.places.folder)
     with tempfile.TemporaryDirectory() as scratch:
         study = copied_study(request, Path(scratch), Commands(request.places.folder).all())
         records = read_records(study, request.places.results)
         points = next_points(study, records)
-    insight = _insight(request, records, points, held, keys)
-    return insight, [] if folder is None else _draw(request, insight, folder)
+    return _insight(request, records, points, held, keys), records
 
 
 def _insight(
@@ -134,10 +142,18 @@ def _asked_keys(request: Request, keys: Sequence[str] | None) -> tuple[str, str]
     return x, y
 
 
-def _draw(request: Request, insight: Insight, folder: Path) -> list[Path]:
-    from tune.insight_pictures import budget_figure, importance_figure, map_figure, save
+def save_pictures(request: Request, insight: Insight, folder: Path) -> list[Path]:
+    """Write the insight's figures as PNGs in `folder` and return their paths."""
+    from tune.insight_pictures import save
 
-    figures = {"importance": importance_figure(insight.importance, request.name)}
+    return save(figures(request, insight), folder)
+
+
+def figures(request: Request, insight: Insight) -> dict[str, "Figure"]:
+    """The insight drawn: importance, map (where there is one) and budget."""
+    from tune.insight_pictures import budget_figure, importance_figure, map_figure
+
+    found = {"importance": importance_figure(insight.importance, request.name)}
     if insight.map is not None:
-        figures["map"] = map_figure(insight.map, request.config.search.parameters, insight.next, request.name)
-    return save({**figures, "budget": budget_figure(insight.budget, request.name)}, folder)
+        found["map"] = map_figure(insight.map, request.config.search.parameters, insight.next, request.name)
+    return {**found, "budget": budget_figure(insight.budget, request.name)}

@@ -1,14 +1,18 @@
-"""Where a search comes from: commit, data, versions. What its MLflow runs are tagged with."""
+"""Where a search or a run comes from: commit, data, versions, machine. What its MLflow runs are tagged with."""
 
 import os
 import subprocess
 from pathlib import Path
 
 from phasegpt.answers import read_preferences
-from phasegpt.config import config_hash
+from phasegpt.config import Config, config_hash
 from phasegpt.config_io import resolve
+from phasegpt.config_sections import is_text
+from phasegpt.files import file_sha256
 from phasegpt.metrics.text import scorer
 from phasegpt.pairs import pairs_hash
+from phasegpt.runs import versions
+from tune.machine import described
 from tune.request import Request
 from tune.tracking import flat_params
 
@@ -16,23 +20,40 @@ COMMIT, DIRTY = "PHASEGPT_COMMIT", "+changes"
 
 
 def search_tags(request: Request) -> dict[str, str]:
-    """Tags that every run of a search carries."""
-    config, training = request.config, request.config.training
-    dataset = resolve(training.preference_dataset)
-    preferences = read_preferences(dataset, training.method, config.data.domains, config.data.stratify_by)
+    """Tags that every run of a search carries; `config_hash` is that of the search's own config."""
+    own = {"search": request.name, "profile": request.profile or "none"}
+    return {**run_tags(request.config, request.track, "tune.search"), **own}
+
+
+def run_tags(config: Config, track: str, source: str) -> dict[str, str]:
+    """Where a run of `config` comes from: method, model, hashes of data and config, scorer, commit, versions.
+
+    `source` is the command that began it.
+    """
     commit, dirty = git_state()
     return {
-        "track": request.track,
-        "search": request.name,
+        "track": track,
         "method": config.training.method,
         "base_model": config.model.base_model,
-        "profile": request.profile or "none",
-        "data_hash": pairs_hash(preferences)[:16],
-        "config_hash": config_hash(config)[:16],
+        "data_hash": _data_hash(config),
+        "config_hash": config_hash(config),
         "scorer": scorer(),
         "git_commit": commit,
         "git_dirty": str(dirty).lower(),
+        **{f"{name.replace('-', '_')}_version": version for name, version in versions().items()},
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": source,
+        "mlflow.source.git.commit": commit,
+        "machine": described(),
     }
+
+
+def _data_hash(config: Config) -> str:
+    training, data = config.training, config.data
+    dataset = resolve(training.preference_dataset)
+    if is_text(training.preference_dataset):
+        return file_sha256(dataset)
+    return pairs_hash(read_preferences(dataset, training.method, data.domains, data.stratify_by))
 
 
 def search_params(request: Request) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ class Machine:
 def this_machine() -> Machine:
     """This machine, as it is now."""
     return Machine(cores(), free_memory(), gpu_memory())
+
+
+def described() -> str:
+    """This machine in a few words, for the record."""
+    gpus = len(gpu_memory())
+    return f"{platform.system()} {platform.machine()}, {cores()} cores, {f'{gpus} GPUs' if gpus else 'no GPU'}"
 
 
 def cores(quota: Path = QUOTA) -> int:

@@ -14,20 +14,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tune.delivery import Delivery, RefusedError, hopeless, without_credentials
+from tune.delivery import Delivery, without_credentials
 from tune.lines import append
+from tune.refusal import hopeless, reason, unauthorized
 from tune.spool import LEAVE, Event, Progress, mend, set_aside, take_lock, told_metrics, unfinished
 
 log = logging.getLogger(__name__)
 
 EVENTS_A_BATCH = 500
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+REASON = 400
+"""How much of why MLflow does not answer is told."""
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 class Outbox:
     """What waits for MLflow. `left` holds the keys of runs that earlier writers of the spool began and did not end,
-    `told` the metrics that they said of those.
+    `told` the metrics that they said of those, `trouble` why events wait now, as the last
+    attempt had it, and `denied` whether that is for want of the right credentials.
 
     Raises TrackingError when made on a damaged spool or one in use; nothing later. While it is open, MLflow's own HTTP
     retries are off: they could create a run twice, and the thread retries anyway.
@@ -46,7 +50,8 @@ class Outbox:
         self._pending = deque(events[self._progress.sent :])
         self.left, self.told = unfinished(events), told_metrics(events)
         self._changed = threading.Condition()
-        self._hurry_until, self._closing, self._away = 0.0, False, False
+        self._hurry_until, self._closing = 0.0, False
+        self.trouble, self.denied = "", False
         self._alone_until = 0
         self._retries_before = os.environ.get(RETRIES)
         os.environ[RETRIES] = "0"
@@ -130,13 +135,11 @@ class Outbox:
         return 0.0
 
     def _attempt(self, batch: list[Event]) -> None:
-        from mlflow.exceptions import MlflowException
-
         doubtful = self._progress.begin(len(batch))
         try:
             self._delivery.deliver(batch, doubtful)
-        except (MlflowException, RefusedError) as error:
-            if not hopeless(error):
+        except Exception as error:
+            if not hopeless(error, self._delivery.uri):
                 raise
             if len(batch) > 1:
                 self._alone_until = self._progress.sent + len(batch)
@@ -146,8 +149,8 @@ class Outbox:
 
     def _done(self, count: int) -> None:
         self._progress.done(count)
-        if self._away:
-            self._away = False
+        if self.trouble:
+            self.trouble, self.denied = "", False
             log.info("MLflow answers again")
         with self._changed:
             for _ in range(count):
@@ -155,10 +158,12 @@ class Outbox:
             self._changed.notify_all()
 
     def _wait_for_server(self, error: Exception, pause: float) -> float:
-        if not self._away:
-            self._away = True
-            reason = without_credentials(f"{type(error).__name__}: {error}").splitlines()[0][:300]
-            log.warning("MLflow does not take events (%s); they wait in %s and are sent later", reason, self._spool)
+        """Say why events wait, once for each kind of trouble; the pause before the next attempt."""
+        before, self.trouble = (self.trouble, self.denied), without_credentials(reason(error))[:REASON]
+        self.denied = unauthorized(error)
+        if not before[0] or before[1] != self.denied:
+            place = without_credentials(self._delivery.uri)
+            log.warning("MLflow at %s: %s; events wait in %s and are sent later", place, self.trouble, self._spool)
         return min(max(FIRST_PAUSE, 2 * pause), LAST_PAUSE)
 
     def _refuse(self, event: Event, error: Exception) -> None:

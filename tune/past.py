@@ -135,7 +135,7 @@ def _past(
     rest = median(rests) if len(stages(config)) > 1 else fmean(rests)
     opened, closed = [e["at"] / 1000 for e in events if e["kind"] == "open"], events[-1]["at"] / 1000
     first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
-    shared = _shared_seconds(places.storage, (opened[0], first))
+    shared = shared_seconds(places.storage, (opened[0], first))
     measured = sum(sum(seconds.values()) for seconds in baselines)
     whole = len(opened) == 1  # a search that was cut tells neither how it begins nor how it ends
     return Past(
@@ -165,7 +165,7 @@ def _seals(storage: Path) -> Iterator[tuple[Path, list[Path]]]:
         yield entry, sorted(entry.glob("*.json"))
 
 
-def _shared_seconds(storage: Path, span: Span) -> float:
+def shared_seconds(storage: Path, span: Span) -> float:
     """What the making of shared work took that was made within `span`."""
     made = 0.0
     for _, seals in _seals(storage):

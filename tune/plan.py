@@ -13,7 +13,7 @@ from phasegpt.pairs import AnswerSplit, Split
 from tune.advice import Advice, advice
 from tune.amounts import Amounts, amounts_of
 from tune.capacity import Ask
-from tune.disk import Disk, disk_of
+from tune.disk import Disk, Jobs, disk_of
 from tune.duration import TOKENS_PER_WORD, SharedParts, shared_parts
 from tune.finalists import most_finals
 from tune.forecast import forecast
@@ -24,7 +24,7 @@ from tune.room import Room, room_of
 from tune.shapes import Shape, shape_of
 from tune.space import budget
 from tune.space_text import sampling
-from tune.stopping import fewest_asha_steps, halving_steps, rungs
+from tune.stopping import cohort_size, fewest_asha_steps, halving_steps, rungs
 from tune.timing import Load, Timing
 
 MEMORY_PARTS = tuple(field.name for field in fields(Memory))
@@ -68,9 +68,10 @@ def make_plan(request: Request, ask: Ask | None = None) -> Plan:
     no_time = "unknown until the base model is here" if shape is None else "unknown: this machine has no room for it"
     if shape is not None:
         memory, shared = memory_of(config, shape, amounts.split), shared_parts(config, shape, amounts.split)
-        free = free_disk(request.places.storage)
-        disk = disk_of(config, shape, shared, trials + finals, amounts.steps[-1], free)
     room = room_of(machine, ask or Ask(config.training.distributed.workers), search.max_concurrent, memory)
+    if shape is not None and shared is not None:
+        jobs = Jobs(trials, finals, room.count + _waiting(config, trials, amounts.steps[-1]))
+        disk = disk_of(config, shape, shared, jobs, amounts.steps[-1], free_disk(request.places.storage))
     if shape is not None and not room.refusal:
         timing, no_time = forecast(request, amounts, shape, machine, room, load)
     said = (*_shortages(config, machine, room, memory, disk), *advice(config, amounts))
@@ -86,6 +87,13 @@ def _load(config: Config, steps: tuple[int, ...], trials: int, finals: int) -> L
         most = halving_steps(trials, compared)
     fewest = fewest_asha_steps(trials, compared) if scheduler == "asha" and trials else most
     return Load(steps, interval, most, fewest, finals, _earlier_runs(config))
+
+
+def _waiting(config: Config, trials: int, steps: int) -> int:
+    """How many trials may wait for their cohort at once, each with its checkpoints."""
+    if config.search.scheduler != "halving":
+        return 0
+    return min(trials, cohort_size(len(rungs(steps, config.evaluation.eval_interval))))
 
 
 def _earlier_runs(config: Config) -> int | None:
@@ -138,7 +146,7 @@ def _shortages(
     if disk is not None and not disk.fits:
         yield Advice(
             "--storage", disk.free,
-            f"has {disk.free / 1e9:.1f} GB free, and the search writes about {disk.total / 1e9:.1f} GB: name a folder "
+            f"has {disk.free / 1e9:.1f} GB free, and the search takes about {disk.total / 1e9:.1f} GB: name a folder "
             f"with room, remove old searches, or lower evaluation.save_total_limit.",
         )  # fmt: skip
 

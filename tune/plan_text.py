@@ -160,8 +160,9 @@ def _disk(plan: Plan) -> str:
     if disk is None:
         return UNKNOWN
     return (
-        f"about {_bytes(disk.total)}: checkpoints {_bytes(disk.checkpoints)}, adapters and their copies in MLflow "
-        f"{_bytes(disk.adapters)}, shared work {_bytes(disk.shared)}; {_bytes(disk.free)} free"
+        f"about {_bytes(disk.total)} at most: checkpoints {_bytes(disk.checkpoints)}, adapters and their copies in "
+        f"MLflow {_bytes(disk.adapters)}, shared work {_bytes(disk.shared)}; {_bytes(disk.stays)} stay "
+        f"(search.keep: {plan.request.config.search.keep}); {_bytes(disk.free)} free"
     )
 
 

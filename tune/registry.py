@@ -1,175 +1,123 @@
-"""The champion of each track: promotion through the gate, rollback, and the commands that show what is there.
+"""The champion of each track: promotion through the gate, rollback, and the command line.
 
-Alias `champion` is the best version so far, `previous` the one before. Each candidate becomes a version, with the
-decision and its numbers in its tags; only the gate or `--force` moves the alias. Knows neither how the gate decides nor
-what a version holds.
+Each candidate becomes a version, with the decision and its numbers in its tags and in those of the one it met; only
+the gate or `--force` gives it the seat. Alias `champion` is who sits in it, `previous` who sat there before. Knows
+neither how the gate decides, nor what a version holds, nor how two at once are kept apart (`seat.py`).
 """
 
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from filelock import FileLock
-
 from phasegpt.config_io import TRACKS, project_root
+from tune.decision_notes import notes_of, now, who
 from tune.delivery import open_client, tracking_uri, without_credentials
-from tune.gate import (
-    CHAMPION,
-    PREVIOUS,
-    Candidate,
-    Champion,
-    Decision,
-    Evidence,
-    RegistryError,
-    decide,
-    model_name,
-)
-from tune.versions import aliases_of, find_version, read_version, register, versions_of
+from tune.gate import Candidate, Champion, Decision, Evidence, RegistryError, decide, model_name
+from tune.registry_text import list_text, listed, show_text, shown
+from tune.seat import Seat, claim, out_of_step, publish, read_seat, write_notes
+from tune.versions import exists, read_version, register
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
 
-def promote(client: "MlflowClient", candidate: Candidate, root: Path) -> Decision:
-    """Register a candidate as a version and put it before the gate; the alias moves only if the gate says so.
+def promote(client: "MlflowClient", candidate: Candidate) -> Decision:
+    """Register a candidate as a version and put it before the gate; it takes the seat only if the gate says so.
 
-    `root` holds the lock that keeps two promotions on this machine apart; one elsewhere is met by reading again.
     A candidate that is registered already (same run, same adapter) gets no second version.
     """
-    return _settle(client, candidate.track, register(client, candidate), candidate, root)
+    return _settle(client, candidate.track, register(client, candidate), candidate)
+
+
+def promote_version(client: "MlflowClient", track: str, version: str, *, force: bool = False) -> Decision:
+    """Put a registered version before the gate again; `force` seats it whatever the gate says, and that is recorded."""
+    return _settle(client, track, version, read_version(client, track, version), force=force)
 
 
 def champion(client: "MlflowClient", track: str) -> Champion | None:
     """The champion of a track with its evidence, or None where the seat is empty."""
-    version = aliases_of(client, track).get(CHAMPION)
-    return None if version is None else read_version(client, track, version)
+    return _sitting(client, track, read_seat(client, track))
 
 
-def rollback(client: "MlflowClient", track: str, root: Path) -> Champion:
+def rollback(client: "MlflowClient", track: str) -> Champion:
     """Swap `champion` and `previous`, note it in the tags of both, and return the champion that is back."""
-    with _lock(root):
-        aliases = aliases_of(client, track)
-        if CHAMPION not in aliases or PREVIOUS not in aliases:
-            raise RegistryError(f"{model_name(track)} has no previous champion to go back to")
-        back, gone, now = aliases[PREVIOUS], aliases[CHAMPION], _now()
-        _seat(client, track, back, gone)
-        _tag(client, track, back, {"rolled_back_to": now})
-        _tag(client, track, gone, {"rolled_back_from": now})
-    return read_version(client, track, back)
+    repair(client, track)
+    seat, at = read_seat(client, track), now()
+    if not exists(client, track, seat.previous):
+        raise RegistryError(f"{model_name(track)} has no previous champion to go back to")
+    notes = {seat.previous: {"rolled_back_to": at}, seat.champion: {"rolled_back_from": at, "rolled_back_by": who()}}
+    if not claim(client, track, seat, seat.previous, notes):
+        raise RegistryError(
+            f"the seat of {model_name(track)} was taken meanwhile; look with list, then roll back again"
+        )
+    publish(client, track)
+    return read_version(client, track, seat.previous)
 
 
-def promote_version(client: "MlflowClient", track: str, version: str, root: Path, force: bool) -> Decision:
-    """Put a registered version before the gate again; `force` seats it whatever the gate says, and that is recorded."""
-    return _settle(client, track, version, read_version(client, track, version), root, force=force)
+def repair(client: "MlflowClient", track: str) -> Seat | None:
+    """Put the aliases right where they do not say what the seat's record says; the seat then, None where they do."""
+    seat = out_of_step(client, track)
+    if seat is not None:
+        publish(client, track)
+    return seat
 
 
-def _settle(
-    client: "MlflowClient", track: str, version: str, evidence: Evidence, root: Path, *, force: bool = False
-) -> Decision:
-    """Decide, write it on the version, move the aliases. Decides anew where the champion changed meanwhile."""
-    with _lock(root):
-        while True:
-            seated = champion(client, track)
-            if seated is not None and seated.version == version:
-                return Decision(True, "it is the champion already", version=version)
-            decision = replace(decide(evidence, seated), version=version)
-            if force and not decision.promote:
-                decision = replace(
-                    decision, promote=True, forced=True, reason=f"forced; the gate said: {decision.reason}"
-                )
-            against = seated.version if seated else ""
-            if aliases_of(client, track).get(CHAMPION, "") == against:
-                break
-        _tag(client, track, version, _decision_tags(decision, against))
-        if decision.promote:
-            _seat(client, track, version, against)
+def _settle(client: "MlflowClient", track: str, version: str, evidence: Evidence, *, force: bool = False) -> Decision:
+    """Decide and write it on both sides. Decides anew as long as the seat changes hands before that is done."""
+    repair(client, track)
+    overtaken: list[str] = []
+    while True:
+        seat = read_seat(client, track)
+        if seat.champion == version:
+            return Decision(True, "it is the champion already", version=version)
+        seated = _sitting(client, track, seat)
+        decision = replace(_decide(evidence, seated, force=force), version=version)
+        notes = notes_of(decision, seated.version if seated else "", overtaken)
+        if decision.promote and claim(client, track, seat, version, notes):
+            publish(client, track)
+            return decision
+        after = read_seat(client, track)
+        if not decision.promote and after == seat:
+            write_notes(client, track, notes)
+            return decision
+        overtaken.append(after.champion)
+
+
+def _decide(evidence: Evidence, seated: Champion | None, *, force: bool) -> Decision:
+    decision = decide(evidence, seated)
+    if force and not decision.promote:
+        return replace(decision, promote=True, forced=True, reason=f"forced; the gate said: {decision.reason}")
     return decision
 
 
-def _seat(client: "MlflowClient", track: str, version: str, before: str) -> None:
-    if before:
-        client.set_registered_model_alias(model_name(track), PREVIOUS, before)
-    client.set_registered_model_alias(model_name(track), CHAMPION, version)
-
-
-def _decision_tags(decision: Decision, against: str) -> dict[str, str]:
-    interval = decision.interval.as_dict() if decision.interval else {}
-    wins = interval.pop("wins", None) or {}
-    return {
-        "promoted": json.dumps(decision.promote),
-        "reason": decision.reason,
-        "uncontested": json.dumps(decision.uncontested),
-        "forced": json.dumps(decision.forced),
-        "decided_against": against,
-        "decided_at": _now(),
-        **{f"interval.{key}": f"{value:.6g}" for key, value in interval.items() if value is not None},
-        **{f"wins.{key}": f"{value:.6g}" for key, value in wins.items()},
-    }
-
-
-def _lock(root: Path) -> FileLock:
-    root.mkdir(parents=True, exist_ok=True)
-    return FileLock(root / "mlflow.db.registry.lock")
-
-
-def _tag(client: "MlflowClient", track: str, version: str, tags: Mapping[str, str]) -> None:
-    for key, value in tags.items():
-        client.set_model_version_tag(model_name(track), version, key, value)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def _sitting(client: "MlflowClient", track: str, seat: Seat) -> Champion | None:
+    """Who sits in a seat; nobody where its version has been deleted."""
+    return read_version(client, track, seat.champion) if exists(client, track, seat.champion) else None
 
 
 def _list(client: "MlflowClient", given: argparse.Namespace) -> str:
-    rows: list[tuple[str, ...]] = [("model", "version", "alias", "objective", "search", "decided", "decision")]
-    for track in (given.track,) if given.track else TRACKS:
-        seats = aliases_of(client, track)
-        for version in versions_of(client, track):
-            alias = ",".join(name for name, seated in seats.items() if seated == str(version.version))
-            rows.append(_row(version, alias))
-    if len(rows) == 1:
-        return "no versions yet; a search registers its winner: python -m tune.search --track b"
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def _row(version: "ModelVersion", alias: str) -> tuple[str, ...]:
-    tags, objective = version.tags, version.tags.get("objective", "")
-    score = f"{objective} {tags.get(f'metrics.{objective}', '?')}"
-    return (
-        version.name,
-        str(version.version),
-        alias or "-",
-        score,
-        tags.get("search", "-"),
-        tags.get("decided_at", "-"),
-        tags.get("reason", "not decided"),
-    )
+    found = listed(client, (given.track,) if given.track else tuple(TRACKS))
+    return json.dumps(found, indent=1) if given.json else list_text(found)
 
 
 def _show(client: "MlflowClient", given: argparse.Namespace) -> str:
-    version = given.version or aliases_of(client, given.track).get(CHAMPION)
-    if version is None:
-        return f"{model_name(given.track)} has no champion; run: python -m tune.search --track {given.track}"
-    found = find_version(client, given.track, version)
-    facts = {
-        "address": f"models:/{found.name}/{found.version}",
-        "run": found.run_id,
-        **dict(sorted(found.tags.items())),
-    }
-    width = max(map(len, facts))
-    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in facts.items() if value)
+    found = shown(client, given.track, given.version or _champion_of(client, given.track))
+    return json.dumps(found, indent=1) if given.json else show_text(found)
+
+
+def _champion_of(client: "MlflowClient", track: str) -> str:
+    seat = read_seat(client, track)
+    if not exists(client, track, seat.champion):
+        raise RegistryError(f"{model_name(track)} has no champion; run: python -m tune.search --track {track}")
+    return seat.champion
 
 
 def _promote(client: "MlflowClient", given: argparse.Namespace) -> str:
-    decision = promote_version(client, given.track, given.version, project_root(), given.force)
+    decision = promote_version(client, given.track, given.version, force=given.force)
     if not decision.promote:
         raise RegistryError(
             f"version {given.version} was not promoted: {decision.reason}; --force seats it all the same"
@@ -178,30 +126,68 @@ def _promote(client: "MlflowClient", given: argparse.Namespace) -> str:
 
 
 def _rollback(client: "MlflowClient", given: argparse.Namespace) -> str:
-    back = rollback(client, given.track, project_root())
+    back = rollback(client, given.track)
     return f"version {back.version} is the champion of track {given.track} again"
 
 
+def _export(client: "MlflowClient", given: argparse.Namespace) -> str:
+    from tune.export import export
+
+    if given.dtype and not given.merge:
+        raise RegistryError("--dtype is the precision of merged weights; add --merge")
+    version = given.version or _champion_of(client, given.track)
+    export(client, given.track, version, given.to, (given.dtype or "float32") if given.merge else None)
+    return f"version {version} of track {given.track} is in {given.to}"
+
+
+EXAMPLES = """examples:
+  python -m tune.registry list
+  python -m tune.registry show --track b
+  python -m tune.registry promote --track b 3 --force
+  python -m tune.registry rollback --track b
+  python -m tune.registry export --track b --to champion
+  python -m tune.registry export --track b 3 --to merged --merge --dtype bfloat16
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tune.registry", description="The champion of each track.")
-    commands = parser.add_subparsers(required=True, metavar="list|show|promote|rollback")
+    parser = argparse.ArgumentParser(
+        prog="python -m tune.registry",
+        description="The champion of each track.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="list|show|promote|rollback|export")
     for name, answer, about in (
         ("list", _list, "every version and what the gate said"),
         ("show", _show, "where the champion (or a version) comes from, and its numbers"),
         ("promote", _promote, "put a version before the gate again"),
         ("rollback", _rollback, "swap the champion and the one before"),
+        ("export", _export, "write the champion (or a version) to a folder, for PEFT or transformers alone"),
     ):
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(answer=answer)
         command.add_argument("--track", choices=TRACKS, required=name != "list")
         command.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else mlflow.db of the project")
-        if name in ("show", "promote"):
-            command.add_argument("version", nargs="?" if name == "show" else None)
-        if name == "promote":
-            command.add_argument(
-                "--force", action="store_true", help="seat it whatever the gate says; this is recorded"
-            )
+        _add_options(command, name)
     return parser
+
+
+def _add_options(command: argparse.ArgumentParser, name: str) -> None:
+    """What only some of the commands take."""
+    if name in ("list", "show"):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    if name in ("show", "export"):
+        command.add_argument("version", nargs="?", help="default: the champion")
+    if name == "promote":
+        command.add_argument("version")
+        command.add_argument("--force", action="store_true", help="seat it whatever the gate says; this is recorded")
+    if name == "export":
+        command.add_argument("--to", type=Path, required=True, metavar="DIR", help="a folder that is new or empty")
+        command.add_argument("--merge", action="store_true", help="the whole model, the adapter added into its weights")
+        command.add_argument(
+            "--dtype", choices=("float32", "bfloat16", "float16"), help="of merged weights (default: float32)"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -210,10 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     client = open_client(tracking_uri(project_root(), given.tracking_uri))
     from mlflow.exceptions import MlflowException
 
+    from phasegpt.base_model import ModelError
+
     answer = cast("Callable[[MlflowClient, argparse.Namespace], str]", given.answer)
     try:
         sys.stdout.write(f"{answer(client, given)}\n")
-    except (RegistryError, MlflowException) as error:
+    except (RegistryError, ModelError, MlflowException, OSError) as error:
         sys.stderr.write(f"{without_credentials(str(error))}\n")
         return 2
     return 0

@@ -1,11 +1,13 @@
 """What a job tells the driver: plain keys beside `step` and `metric/<name>`.
 
 A last report says how the job ended: FINISHED_KEY true at its end, PAUSED_KEY where it was to go no further, ERROR_KEY
-with the reason where it failed. NOTE_KEY is a remark for the record.
+with the reason where it failed. NOTE_KEY is a remark for the record; `system/<name>` is what the job's process takes.
 """
 
 from collections.abc import Mapping
 from typing import Any
+
+from tune.process_load import SYSTEM
 
 FINISHED_KEY, PAUSED_KEY, ERROR_KEY, NOTE_KEY = "finished", "paused", "failure", "note"
 PREFIX = "metric/"
@@ -20,3 +22,8 @@ def with_metrics(metrics: Mapping[str, float], step: int, objective: str) -> dic
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a report, without what Ray adds."""
     return {k.removeprefix(PREFIX): float(v) for k, v in result.items() if k.startswith(PREFIX)}
+
+
+def load_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """What a report says of the job's process, under the names that go to MLflow."""
+    return {name: float(value) for name, value in result.items() if name.startswith(SYSTEM)}

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from phasegpt.data_report import Report, check_file
 from phasegpt.files import read_json, write_text
 from phasegpt.pairs import HALVES, PairsError, read_prompts
 from tune.arms import Arm, parse_arms
+from tune.databases import require_postgresql, without_password
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -75,7 +76,8 @@ class SearchPlaces:
 class Request:
     """A search to run: its track, name, typed config, data and where it lies. `warnings` are lines for the user.
 
-    With `arms` it is an ablation: those are compared, and nothing is searched.
+    With `arms` it is an ablation: those are compared, and nothing is searched. `study_url` is the PostgreSQL that holds
+    the study, perhaps with its password, which is kept nowhere; None leaves the study beside the search.
     """
 
     track: str
@@ -88,6 +90,14 @@ class Request:
     data: Report
     warnings: tuple[str, ...] = ()
     arms: tuple[Arm, ...] = ()
+    study_url: str | None = field(default=None, repr=False)
+
+    @property
+    def study(self) -> tuple[str, Path | str]:
+        """The name of its study, and the journal or the database that holds it."""
+        if self.study_url is None:
+            return self.name, self.places.folder / "study.journal"
+        return f"track_{self.track}/{self.name}", self.study_url
 
     def own_values(self) -> dict[str, Any]:
         """The config's own value of each searched parameter: the first trial."""
@@ -106,6 +116,7 @@ class Request:
             "config": self.config.dump(),
         }
         kept |= {"arms": [asdict(arm) for arm in self.arms]} if self.arms else {}
+        kept |= {"study_url": without_password(self.study_url)} if self.study_url else {}
         write_text(self.places.request, json.dumps(kept, indent=1) + "\n")
 
 
@@ -152,11 +163,15 @@ def new_request(
     storage: str | None = None,
     gpu: bool | None = None,
     ablate: Sequence[str] = (),
+    study_url: str | None = None,
 ) -> Request:
     """A fresh search, or with `ablate` (`key=v1,v2`) an ablation.
 
-    Raises RequestError with every problem of config and data, or where `name` is taken.
+    Raises RequestError with every problem of config and data, or where `name` is taken, and DatabaseError where
+    `study_url` is no PostgreSQL that can be used here.
     """
+    if study_url is not None:
+        require_postgresql(study_url)
     chosen, reason = choose_profile(profile, has_gpu() if gpu is None else gpu, own=is_own_file(config))
     laid: list[str | tuple[str, Any, str]] = [*overrides, *([("search.parameters", {}, "--ablate")] if ablate else [])]
     try:
@@ -174,11 +189,11 @@ def new_request(
     if places.request.exists():
         raise RequestError(f"--name {name}: there is a search of this name; go on with --resume {name} or take another")
     warnings = (*tree.warnings(), *data.summary(), *remarks)
-    return Request(track, name, typed, chosen, reason, places, False, data, warnings, tuple(arms))
+    return Request(track, name, typed, chosen, reason, places, False, data, warnings, tuple(arms), study_url)
 
 
-def resumed_request(track: str, name: str, storage: str | None = None) -> Request:
-    """The request of a search that was started before, as it was."""
+def resumed_request(track: str, name: str, storage: str | None = None, study_url: str | None = None) -> Request:
+    """The request of a search that was started before, as it was; `study_url` says where its study lies by now."""
     if not NAME.fullmatch(name):
         raise RequestError(f"--resume {name!r}: no such name can exist")
     places = SearchPlaces(storage_folder(storage), track, name)
@@ -188,13 +203,15 @@ def resumed_request(track: str, name: str, storage: str | None = None) -> Reques
             f"--resume {name}: no such search in {places.folder.parent}; there are: {', '.join(known) or 'none'}"
         )
     kept = read_json(places.request)
+    kept["config"]["search"].setdefault("keep", "all")  # a search that began before there was the rule removes nothing
     try:
         config = Tree(str(places.request), kept["config"], {}).typed()
     except ConfigError as error:
         raise RequestError(str(error)) from error
     data = check_data(config)
     arms = tuple(Arm(**arm) for arm in kept.get("arms", ()))
-    return Request(track, name, config, kept["profile"], f"going on with {name}", places, True, data, arms=arms)
+    url, reason = study_url or kept.get("study_url"), f"going on with {name}"
+    return Request(track, name, config, kept["profile"], reason, places, True, data, arms=arms, study_url=url)
 
 
 def storage_folder(asked: str | None) -> Path:

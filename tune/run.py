@@ -76,9 +76,7 @@ def crew(slot: Slots, ask: Ask) -> Crew:
 def make_searcher(request: Request, workers: Crew) -> JobSearcher:
     """The searcher of a request: its study opened or replayed, its jobs in order, each for such a crew."""
     places, config = request.places, request.config
-    study = Study(
-        places.name, places.folder / "study.journal", config.search, request.own_values(), config.experiment.seed
-    )
+    study = Study(*request.study, config.search, request.own_values(), config.experiment.seed)
     spec: dict[str, Any] = {
         "root": str(project_root()),
         "storage": str(places.storage),

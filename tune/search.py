@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WON, BAD_INPUT, INTERRUPTED = 0, 2, 130
 ALL = "all"
-VERBS = ("status", "stop", "extend", "clone")
+VERBS = ("status", "stop", "extend", "clone", "clean")
 """First words that speak to a search there is; `tune.control` has them."""
 
 EXAMPLES = """examples:
@@ -31,8 +31,9 @@ EXAMPLES = """examples:
   python -m tune.search --track b --ablate training.kto_lambda=0,0.01,0.1,0.5 --seeds 3
   python -m tune.search --track all                     the three in turn, with one comparison
   python -m tune.search --track b --resume b-20260101-120000
-  python -m tune.search status b-20260101-120000        also stop, extend and clone; each has its own --help
+  python -m tune.search status b-20260101-120000        also stop, extend, clone and clean; each has --help
   python -m tune.search --track b --address auto --storage /shared/phasegpt
+  PGPASSWORD=… python -m tune.search --track b --study-url postgresql://me@db.example.org/studies
 """
 
 FLAGS = {  # options that are short names of config keys
@@ -94,6 +95,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )
+    p.add_argument(
+        "--study-url", metavar="URL", help="keep the study in PostgreSQL (default: a journal beside the search)"
+    )
     p.add_argument("--address", metavar="ADDR", help="a running Ray cluster (default: one for this search alone)")
     p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
     p.add_argument("--measure", action="store_true", help="with --plan: measure this machine first (up to a minute)")
@@ -142,6 +146,8 @@ def _bad_input() -> tuple[type[Exception], ...]:
 def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     from phasegpt.base_model import resolve_base
     from phasegpt.config_io import project_root
+    from tune.databases import require_driver
+    from tune.delivery import tracking_uri
     from tune.drive import drive
     from tune.wandb_sink import require_wandb
 
@@ -152,7 +158,9 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
             require_wandb()
     if options.plan:
         return _print_plans(requests, options)
+    require_driver(tracking_uri(project_root(), options.tracking_uri))
     for request in requests:
+        _check_study(request)
         resolve_base(request.config.model.base_model, project_root())
     fetched = [_with_fetched(request, options.tracking_uri) for request in requests]
     if options.track != ALL:
@@ -160,6 +168,18 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     from tune.tracks import search_all
 
     return search_all(fetched, fetched[0].name.rsplit("-", 1)[0], options, trainable)
+
+
+def _check_study(request: "Request") -> None:
+    """Raises RequestError where the study's database knows a new search already, DatabaseError where it is away."""
+    if request.study_url is None:
+        return
+    from tune.request import RequestError
+    from tune.study_store import has_study
+
+    name = request.study[0]
+    if has_study(name, request.study_url) and not request.resumed:
+        raise RequestError(f"--study-url: there is a study {name} in the database; take another --name")
 
 
 def _with_fetched(request: "Request", uri: str | None) -> "Request":
@@ -205,7 +225,7 @@ def _request(options: argparse.Namespace, track: str, name: str | None, resume: 
             raise RequestError(
                 "--resume goes on with the search as it was: leave out --set, --config, --profile, --name and the like"
             )
-        return resumed_request(track, resume, options.storage)
+        return resumed_request(track, resume, options.storage, options.study_url)
     return new_request(
         track,
         config=options.config,
@@ -214,6 +234,7 @@ def _request(options: argparse.Namespace, track: str, name: str | None, resume: 
         name=name,
         storage=options.storage,
         ablate=options.ablate,
+        study_url=options.study_url,
     )
 
 

@@ -1,23 +1,29 @@
 """What a version is: a pyfunc model without pickle, packed from a candidate here, and opened here to answer.
 
 `mlflow.pyfunc.load_model("models:/phasegpt-track-b@champion")` calls `_load_pyfunc` on the version's data folder, which
-holds adapter/, config.json, README.md (the model card) and scores.json. Knows no registry: neither other versions, nor
-who won, nor how to reach MLflow.
+holds adapter/ (with the base model's address and identity), tokenizer/, config.json, README.md (the model card) and
+scores.json. Knows no registry: neither other versions, nor who won, nor how to reach MLflow.
 """
 
 import json
 import shutil
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from phasegpt.base_model import resolve_base
 from phasegpt.config_io import project_root
 from phasegpt.files import file_sha256, read_json, write_json, write_text
-from tune.gate import CHAMPION, Candidate, Evidence, interval_text, model_name
+from phasegpt.statistics import Gain
+from tune.gate import LONGEST_TAG, Candidate, Evidence, interval_text
+from tune.model_card import model_card
 
 DATA = "phasegpt"
+GAINS = ("interval_vs_reference", "interval_vs_own")
 EXAMPLE = "What does a river teach about time?"
+MOST = "max_new_tokens"
 
 
 def pack(candidate: Candidate, folder: Path, model: Any) -> Path:
@@ -27,21 +33,32 @@ def pack(candidate: Candidate, folder: Path, model: Any) -> Path:
     """
     from mlflow.models import Model
 
+    from phasegpt.adapters import write_base_record
+
     data = folder / DATA
     shutil.copytree(candidate.adapter, data / "adapter")
+    write_base_record(data / "adapter", candidate.base_model, candidate.base_identity)
+    save_tokenizer(resolve_base(candidate.base_model, project_root()), data / "tokenizer")
     write_json(data / "config.json", candidate.config)
     write_text(data / "README.md", model_card(candidate))
-    write_json(data / "scores.json", _evidence_json(candidate))
+    write_json(data / "scores.json", evidence_json(candidate))
     _pyfunc().save_model(
         folder / "model",
         loader_module="tune.served",
         data_path=str(data),
         mlflow_model=Model(model.artifact_location, run_id=candidate.run_id, model_id=model.model_id),
         signature=_signature(candidate),
-        input_example=[EXAMPLE],
+        input_example=([EXAMPLE], {MOST: candidate.config["evaluation"][MOST]}),
         pip_requirements=_requirements(),
     )
     return folder / "model"
+
+
+def save_tokenizer(base: Path, to: Path) -> None:
+    """The tokenizer of a base model with its chat template, as `save_pretrained` writes it."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(base, trust_remote_code=False).save_pretrained(to)
 
 
 def _pyfunc() -> Any:
@@ -57,7 +74,7 @@ def _signature(candidate: Candidate) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    most = ParamSpec("max_new_tokens", DataType.long, int(candidate.config["evaluation"]["max_new_tokens"]))
+    most = ParamSpec(MOST, DataType.long, int(candidate.config["evaluation"][MOST]))
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema([ColSpec(DataType.string)]),
@@ -73,21 +90,16 @@ def _requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
-def _evidence_json(evidence: Evidence) -> dict[str, Any]:
-    interval = evidence.interval_vs_reference
-    return {
-        "base_model": evidence.base_model,
-        "objective": evidence.objective,
-        "scores": {m: {p: list(values) for p, values in by.items()} for m, by in evidence.scores.items()},
-        "metrics": dict(evidence.metrics),
-        "constraints_met": evidence.constraints_met,
-        "constraints": list(evidence.constraints),
-        "interval_vs_reference": interval.as_dict() if interval else None,
-        "scorer": evidence.scorer,
-        "answers": {prompt: list(texts) for prompt, texts in evidence.answers.items()},
-        "better": evidence.better,
-        "finalists": evidence.finalists,
-    }
+def evidence_json(evidence: Evidence) -> dict[str, Any]:
+    """Evidence as `scores.json` keeps it; of a candidate without what the config and the tags say."""
+    plain = {f.name: getattr(evidence, f.name) for f in fields(Evidence)}
+    return {**plain, **{name: gain and gain.as_dict() for name in GAINS for gain in (plain[name],)}}
+
+
+def evidence_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `evidence_json`, as arguments of Evidence; a version from before may lack some."""
+    gains = {name: Gain.from_dict(stored[name]) if stored.get(name) else None for name in GAINS}
+    return {**stored, **gains}
 
 
 def lineage(candidate: Candidate) -> dict[str, str]:
@@ -96,13 +108,17 @@ def lineage(candidate: Candidate) -> dict[str, str]:
         "track": candidate.track,
         "search": candidate.search,
         "trial": candidate.trial,
+        "method": candidate.config["training"]["method"],
         "commit": candidate.commit,
+        "git_dirty": json.dumps(candidate.dirty),
         "data_hash": candidate.data_hash,
+        "config_hash": candidate.config_hash,
         "base_model": candidate.base_model,
+        "base_identity": candidate.base_identity,
         "objective": candidate.objective,
         "scorer": candidate.scorer,
         "constraints_met": json.dumps(candidate.constraints_met),
-        "constraints": "; ".join(candidate.constraints),
+        "constraints": "; ".join(candidate.constraints)[:LONGEST_TAG],
         "adapter_sha256": adapter_hash(candidate),
         **{f"metrics.{name}": f"{value:.6g}" for name, value in candidate.metrics.items()},
     }
@@ -116,38 +132,6 @@ def adapter_hash(candidate: Candidate) -> str:
     return file_sha256(candidate.adapter / "adapter_model.safetensors")
 
 
-def model_card(candidate: Candidate) -> str:
-    """The README.md of a version, with the front matter of the Hugging Face hub."""
-    name, gain = model_name(candidate.track), candidate.interval_vs_reference
-    numbers = "\n".join(f"| {metric} | {value:.4g} |" for metric, value in sorted(candidate.metrics.items()))
-    return f"""---
-base_model: {json.dumps(candidate.base_model)}
-library_name: peft
-pipeline_tag: text-generation
-tags: [lora, preference-tuning, phasegpt]
----
-
-# {name}: LoRA adapter for {candidate.base_model}
-
-Track {candidate.track}, search {candidate.search}, trial {candidate.trial or "-"}.
-Tuned with method `{candidate.config["training"]["method"]}` on preference pairs with the hash
-{candidate.data_hash or "-"}, by the code of commit {candidate.commit or "-"}.
-
-| metric | value |
-|---|---|
-{numbers}
-
-Gain in {candidate.objective} over the untuned model, on the final half of the evaluation prompts:
-{interval_text(gain) if gain else "not measured"}.
-Constraints: {"; ".join(candidate.constraints) or "none"}.
-
-## How to load
-
-- With this project installed: `mlflow.pyfunc.load_model("models:/{name}@{CHAMPION}").predict(["a prompt"])`
-- With PEFT alone: `peft.PeftModel.from_pretrained(base, "adapter")`, where `base` is {candidate.base_model}
-"""
-
-
 class _Answerer:
     """What `mlflow.pyfunc.load_model` gives: prompts in, greedy answers out."""
 
@@ -156,9 +140,13 @@ class _Answerer:
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """An answer a prompt; `model_input`: a DataFrame with the column "prompt" (or just one), or a list of texts."""
+        from mlflow.exceptions import MlflowException
+
         from phasegpt.evaluate import generate
 
-        most = int((params or {}).get("max_new_tokens", self.max_new_tokens))
+        most = int((params or {}).get(MOST, self.max_new_tokens))
+        if most < 1:
+            raise MlflowException.invalid_parameter_value(f"{MOST}: expected 1 or more, found {most}")
         return generate(self.policy, _prompts(model_input), most)
 
 
@@ -173,10 +161,9 @@ def _load_pyfunc(path: str) -> _Answerer:
     """MLflow's entry: the model of a version from its data folder."""
     import torch
 
-    from phasegpt.models import load_base, load_policy
+    from phasegpt.checkpoints import open_adapter
 
-    config, data = read_json(Path(path) / "config.json"), Path(path)
+    data = Path(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_base(config["model"]["base_model"], project_root(), device=device)
-    policy = load_policy(base, data / "adapter")
-    return _Answerer(policy, config["evaluation"]["max_new_tokens"])
+    most = read_json(data / "config.json")["evaluation"][MOST]
+    return _Answerer(open_adapter(data / "adapter", device), most)

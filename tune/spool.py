@@ -43,18 +43,46 @@ def mend(spool: Path) -> list[Event]:
     return events
 
 
+def read_sent(spool: Path) -> int:
+    """How many events of a spool surely arrived, without taking it."""
+    stored = _sent_file(spool)
+    return int(read_json(stored)["sent"]) if stored.exists() else 0
+
+
+def read_refused(spool: Path) -> list[Event]:
+    """What `set_aside` kept of a spool."""
+    return read_spool(_refused_file(spool))
+
+
+def _sent_file(spool: Path) -> Path:
+    return spool.with_name(f"{spool.name}.sent")
+
+
+def _refused_file(spool: Path) -> Path:
+    return spool.with_name(f"{spool.name}.refused")
+
+
 def set_aside(spool: Path, line: int, event: Event, reason: str) -> Path:
     """Keep the event of a line that nobody will ever take, with the reason; returns the file that holds it."""
-    place = spool.with_name(f"{spool.name}.refused")
+    place = _refused_file(spool)
     append(place, {"line": line, "reason": reason, "event": event})
     return place
+
+
+def arrived(spool: Path) -> frozenset[str]:
+    """The paths of files and folders that surely arrived: sent, and not set aside. None where nothing was sent."""
+    if not spool.exists():
+        return frozenset()
+    sent = read_spool(spool)[: read_sent(spool)]
+    refused = [row["event"] for row in read_refused(spool)]
+    return frozenset(event["path"] for event in sent if "path" in event and event not in refused)
 
 
 class Progress:
     """How far sending has come, on disk: `sent` events surely arrived, those up to `doubt` perhaps."""
 
     def __init__(self, spool: Path, total: int) -> None:
-        self.path = spool.with_name(f"{spool.name}.sent")
+        self.path = _sent_file(spool)
         stored = read_json(self.path) if self.path.exists() else {"sent": 0, "doubt": total}
         self.sent, self.doubt = int(stored["sent"]), int(stored["doubt"])
         if self.sent > total:

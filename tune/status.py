@@ -1,6 +1,5 @@
 """Where a search stands, read from its files while it runs or afterwards. Changes nothing."""
 
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 from phasegpt.files import read_json
 from tune.commands import Command, Commands
 from tune.console import number, short_name
+from tune.databases import DatabaseError
 from tune.jobs import trial_name
-from tune.request import Request
+from tune.request import Request, RequestError
 from tune.study import METRICS, ORIGIN, SAMPLED, WHY, Study
+from tune.study_store import copied
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -109,14 +110,16 @@ def read_status(request: Request) -> Status:
 
 
 def copied_study(request: Request, folder: Path, commands: Sequence[Command]) -> Study:
-    """The study with what `commands` make of it, opened from a copy in `folder`: the search's own is left as it is, and
-    a line that its driver is just writing is cut in the copy alone.
+    """The study with what `commands` make of it, opened from a copy in `folder`: the search's own is left as it is.
+
+    Raises RequestError where its database does not answer.
     """
-    journal = request.places.folder / "study.journal"
-    if journal.is_file():
-        shutil.copyfile(journal, folder / "study.journal")
-    search, seed = request.config.search, request.config.experiment.seed
-    study = Study(request.name, folder / "study.journal", search, request.own_values(), seed)
+    name, where = request.study
+    try:
+        journal = copied(name, where, folder)
+    except DatabaseError as error:
+        raise RequestError(str(error)) from error
+    study = Study(name, journal, request.config.search, request.own_values(), request.config.experiment.seed)
     for place, command in enumerate(commands):
         study.obey(place, command)
     return study

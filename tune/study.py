@@ -8,23 +8,20 @@ import logging
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from phasegpt.config_ranges import active
 from phasegpt.config_search import Search
 from tune.commands import Command
-from tune.journal import cut_torn_tail
 from tune.space import Values, as_params, budget, draw, first_points
+from tune.study_store import Where, open_study
 
 log = logging.getLogger("phasegpt")
 ORIGIN, WHY, CURVE, METRICS, NOTES, STARTUP = "origin", "why", "curve", "metrics", "notes", 5
@@ -68,12 +65,12 @@ class Study:
     process died are asked again under their numbers, before anything new.
     """
 
-    def __init__(self, name: str, journal: Path, search: Search, own: Values, seed: int) -> None:
+    def __init__(self, name: str, where: Where, search: Search, own: Values, seed: int) -> None:
         self.search, self.seed, self._own = search, seed, own
         self.objectives = list(search.objectives)
         self.budget = budget(search, own)
-        self._study = _open(
-            name, journal, ["maximize" if d == "max" else "minimize" for d in search.objectives.values()]
+        self._study = open_study(
+            name, where, ["maximize" if d == "max" else "minimize" for d in search.objectives.values()]
         )
         self._running: dict[int, optuna.Trial] = {}
         self._queue_first_points()
@@ -188,6 +185,11 @@ class Study:
         attributes |= {WARM: parent} if warm else {}
         self._study.enqueue_trial(as_params(self.search.parameters, point), user_attrs=attributes)
 
+    def ended_clones(self) -> frozenset[int]:
+        """The places of the commands whose clones have ended."""
+        ended = (t.user_attrs.get(BY_COMMAND) for t in self.trials() if t.state.is_finished())
+        return frozenset(place for place in ended if place is not None)
+
     def report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Note an evaluation before the end; one that is told again, as after a crash, is noted once.
 
@@ -257,11 +259,3 @@ class Study:
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _open(name: str, journal: Path, directions: Sequence[str]) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    cut_torn_tail(journal)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)

@@ -2,22 +2,23 @@
 
 A `Tracker` lives in the driver and never raises into the search. When the server is away, its events wait beside the
 search and go out later: when it is back, at the next `Tracker` on the same spool, or by
-`python -m tune.tracking sync FOLDER`. W&B gets the runs that ask for it beside MLflow, and never instead.
+`python -m tune.tracking sync NAME` (`tune.sync`). W&B gets the runs that ask for it beside MLflow, and never instead.
 Knows nothing of trials or models, nor how an event is kept and delivered.
 """
 
-import argparse
 import json
-import logging
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from tune.databases import require_driver
+from tune.datasets import Dataset
 from tune.delivery import Delivery, without_credentials
-from tune.outbox import LAST_PAUSE, Outbox
-from tune.spool import SPOOL, TrackingError, read_spool
+from tune.outbox import Outbox
+from tune.process_load import SYSTEM
 from tune.wandb_sink import WandbSink
 
 PARAM_LENGTH = 6000
@@ -40,13 +41,15 @@ def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 class Tracker:
     """The search's record in MLflow. Calls journal an event (fsync) and return; a thread sends in the background.
 
-    Runs whose params have `logging.use_wandb` go to W&B as well, all but their tables and files.
+    Runs whose params have `logging.use_wandb` go to W&B as well, all but their tables, files, inputs and machine data.
     `spool` is the file SPOOL in the search's folder. A `key` names a run for good, such as "search/trial-003": unique
-    in its experiment, without quotes. Raises TrackingError when made on a damaged spool or one in use, and from the
-    first run that asks for W&B where the package is missing; nothing later.
+    in its experiment, without quotes. Raises TrackingError when made on a damaged spool or one in use, or for a
+    database whose driver is missing, and from the first run that asks for W&B where the package is missing; nothing
+    later.
     """
 
     def __init__(self, uri: str, experiment: str, spool: Path) -> None:
+        require_driver(uri)
         self._delivery = Delivery(uri, experiment)
         self._outbox = Outbox(spool, self._delivery)
         self._wandb = WandbSink(spool.parent)
@@ -65,7 +68,7 @@ class Tracker:
         """Create the run `key`, or go on with it; `parent` is the key of the run it stands under."""
         self._left.pop(key, None)
         short, short_tags = {k: str(v)[:PARAM_LENGTH] for k, v in (params or {}).items()}, _short_tags(tags or {})
-        self._wandb.run(key, name, parent, short_tags, short)
+        self._wandb.run(key, name, parent, _without_own(short_tags), short)
         self._outbox.put("run", key=key, name=name, parent=parent, tags=short_tags, params=short)
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
@@ -78,7 +81,8 @@ class Tracker:
         new = {name: value for name, value in finite.items() if told.get((name, step)) != value}
         if new:
             self._outbox.put("metrics", key=key, values=new, step=step)
-            self._wandb.metrics(key, new, step)
+            if own := {name: value for name, value in new.items() if not name.startswith(SYSTEM)}:
+                self._wandb.metrics(key, own, step)
             told.update({(name, step): value for name, value in new.items()})
         odd = {f"not_finite.{n}": f"{v} at step {step}" for n, v in values.items() if not math.isfinite(v)}
         if odd:
@@ -86,14 +90,29 @@ class Tracker:
 
     def tags(self, key: str, tags: Mapping[str, str]) -> None:
         """Set tags; a tag set before is replaced."""
-        self._outbox.put("tags", key=key, tags=_short_tags(tags))
-        self._wandb.tags(key, _short_tags(tags))
+        short = _short_tags(tags)
+        self._outbox.put("tags", key=key, tags=short)
+        if own := _without_own(short):
+            self._wandb.tags(key, own)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Rows as a table artifact `name` (ends in .json), which the UI shows; a table of that name is replaced."""
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        data = [[_plain(row.get(column)) for column in columns] for row in rows]
-        self._outbox.put("table", key=key, name=name, columns=columns, data=data)
+        self.tables(key, {name: rows})
+
+    def tables(self, key: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Several tables of a run by name, those that have rows: cheaper than one after another."""
+        split = {name: _split(rows) for name, rows in tables.items() if rows}
+        if split:
+            self._outbox.put("tables", key=key, tables=split)
+
+    def text(self, key: str, text: str, name: str) -> None:
+        """A text as the artifact `name`."""
+        self._outbox.put("text", key=key, name=name, text=text)
+
+    def datasets(self, key: str, datasets: Sequence[Dataset]) -> None:
+        """What a run is given, as its inputs; what it was said to have before stays."""
+        if datasets:
+            self._outbox.put("datasets", key=key, datasets=[asdict(dataset) for dataset in datasets])
 
     def file(self, key: str, path: Path, folder: str | None = None) -> None:
         """A file as an artifact in `folder`; it must still be there when the event is sent."""
@@ -102,6 +121,10 @@ class Tracker:
     def folder(self, key: str, path: Path, to: str) -> None:
         """What a folder holds as artifacts in `to`; it must still be there when the event is sent."""
         self._outbox.put("folder", key=key, path=str(path.resolve()), to=to)
+
+    def experiment_tag(self, name: str, value: str) -> None:
+        """Set a tag of the experiment that all runs lie in; one set before is replaced."""
+        self._outbox.put("experiment_tag", name=name, value=value)
 
     def finish(self, key: str, status: Status = "FINISHED") -> None:
         """End a run. A later `run` with its key opens it again."""
@@ -113,7 +136,7 @@ class Tracker:
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of a run, once its `run` event has been sent."""
-        return self._delivery.run_ids.get(key)
+        return self._delivery.run_id(key)
 
     def left(self) -> list[str]:
         """The keys of runs that an earlier driver left RUNNING and that nobody has taken up or ended since."""
@@ -125,6 +148,11 @@ class Tracker:
         for key in left:
             self.finish(key, "KILLED")
         return left
+
+    @property
+    def trouble(self) -> str:
+        """Why events wait, in one line without credentials; empty while MLflow takes them."""
+        return self._outbox.trouble
 
     def flush(self, timeout: float) -> int:
         """Wait until everything is sent, at most `timeout` seconds; returns how many events still wait."""
@@ -140,6 +168,17 @@ class Tracker:
         return waiting
 
 
+def _split(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows in pandas' "split" layout, which MLflow's tables have."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {"columns": columns, "data": [[_plain(row.get(column)) for column in columns] for row in rows]}
+
+
+def _without_own(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags without those that mean something to MLflow's UI alone."""
+    return {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
+
+
 def _short_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {name: without_credentials(str(value))[:TAG_LENGTH] for name, value in tags.items()}
 
@@ -151,38 +190,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
-def sync(folder: Path, uri: str | None = None) -> int:
-    """Send what waits in the spool of a search's folder, as long as it gets on; returns how many events still wait.
-
-    `uri` stands in for the address on the spool, which carries no user and password.
-    """
-    spool = folder / SPOOL if folder.is_dir() else folder
-    opened = [event for event in read_spool(spool) if event["kind"] == "open"]
-    if not opened:
-        raise TrackingError(f"{spool} holds no events; give the folder of a search, the one with {SPOOL} in it")
-    tracker = Tracker(uri or opened[-1]["uri"], opened[-1]["experiment"], spool)
-    before, waiting = tracker.flush(0.0), tracker.flush(LAST_PAUSE)
-    while 0 < waiting < before:
-        before, waiting = waiting, tracker.flush(LAST_PAUSE)
-    return tracker.close(0.0)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m tune.tracking sync FOLDER`: exit 0 when all is sent, 1 when events still wait, 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m tune.tracking", description="Records that wait for MLflow.")
-    command = parser.add_subparsers(required=True).add_parser("sync", help="send what a search could not send")
-    command.add_argument("folder", type=Path, help="the folder of the search")
-    command.add_argument("--tracking-uri", help="another address than the search was given")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    try:
-        waiting = sync(given.folder, given.tracking_uri)
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{waiting} events still wait\n" if waiting else "everything is sent\n")
-    return 1 if waiting else 0
-
-
 if __name__ == "__main__":
+    from tune.sync import main
+
     sys.exit(main())

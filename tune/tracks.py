@@ -17,11 +17,13 @@ from phasegpt.files import read_json, write_json
 from phasegpt.metrics.declared import DECLARED
 from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, runs_interval, simultaneous_gains
 from tune import environment
+from tune.captions import NOTE, as_block
 from tune.delivery import tracking_uri
 from tune.drive import INTERRUPTED, NO_RESULT, WON, Trainable, drive
 from tune.finalists import prompt_scores
 from tune.request import Request
 from tune.spool import SPOOL
+from tune.sync import unsent
 from tune.tracking import Tracker
 
 
@@ -81,13 +83,15 @@ def _record(
     """The parent run of the tracks in MLflow."""
     spool = place.parents[2] / "experiments" / "v14" / name / SPOOL
     tracker = Tracker(tracking_uri(project_root(), options.tracking_uri), request.config.logging.wandb_project, spool)
-    tracker.run(name, name, tags={"kind": "tracks", "search": name})
+    tags = {"kind": "tracks", "search": name, NOTE: as_block(as_text(found))}
+    tracker.run(name, name, tags=tags)
     for result in found:
         tracker.metrics(name, {f"track_{result.track}/{metric}": v for metric, v in result.metrics.items()}, 0)
     tracker.table(name, [_row(result) for result in found], "tracks.json")
     tracker.file(name, place, "result")
     tracker.finish(name, "FINISHED" if found else "FAILED")
-    tracker.close(timeout=60)
+    if waiting := tracker.close(timeout=60):
+        sys.stderr.write(unsent(waiting, tracker.trouble, spool.parent) + "\n")
 
 
 def compare(requests: Sequence[Request]) -> list[TrackResult]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.jobs import Job, from_config, trial_name
+from tune.process_load import ProcessLoad
 from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, with_metrics
 from tune.smaller import OOM, begin_smaller, chosen_before, out_of_memory, remark, smaller
 
@@ -58,12 +59,14 @@ def run_job(config: Mapping[str, Any]) -> None:
 
 def _attempt(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     from phasegpt.crew import Crew, WorkerError
+    from phasegpt.logs import log_to
 
     crew = Crew(**spec["crew"])
     try:
         return _run(job, spec, crew) if crew.count == 1 else _run_on_workers(job, spec, crew)
     except (ValueError, ArithmeticError, MemoryError, RuntimeError, OSError) as error:
-        log.exception("%s failed", job.name)
+        with log_to(_paths(job, spec).log):
+            log.exception("%s failed", job.name)
         said = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
         return {ERROR_KEY: f"{OOM}: {said}" if out_of_memory(error) else said, "step": 0}
 
@@ -120,30 +123,36 @@ def _job(
 ) -> dict[str, Any]:
     """Measure or fit; what to report at the end. `tell` reports now, `aside` now and then, and `due` says when."""
     os.environ["PHASEGPT_ROOT"] = spec["root"]
-    config, paths = _config(job, spec), _paths(job, spec)
+    config, paths, load = _config(job, spec), _paths(job, spec), ProcessLoad()
+
+    def tell_with_load(report: dict[str, Any]) -> None:
+        tell({**report, **load.now_and_then()})
 
     def on_progress(what: str, done: int, total: int) -> None:
         """Shared work that a job makes before its first step."""
         aside({"step": 0, "doing": f"{what} {done}/{total}"})
 
     if job.kind == "baseline":
-        return _measure(config, paths, job, bench, on_progress)
-    return _fit(config, paths, job, bench, spec["objective"], tell, due, on_progress, launched, _start(job, spec))
+        report = _measure(config, paths, job, bench, on_progress)
+    else:
+        start, objective = _start(job, spec), spec["objective"]
+        report = _fit(config, paths, job, bench, objective, tell_with_load, due, on_progress, launched, start)
+    return {**report, **load.read()}
 
 
 def _start(job: Job, spec: Mapping[str, Any]) -> Path | None:
-    """The newest checkpoint of the trial that a job starts from."""
-    from phasegpt.checkpoint_files import newest_checkpoint
+    """The adapter of the trial that a job starts from: what it came to, or came as far as."""
+    from phasegpt.checkpoint_files import last_adapter
     from phasegpt.parts import RunError
 
     if job.warm is None:
         return None
     name = trial_name(job.warm)
     folder = _paths(replace(job, name=name), spec).checkpoints
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        raise RunError(f"{job.name} starts from the weights of {name}, which left no checkpoint in {folder}")
-    return newest
+    adapter = last_adapter(folder)
+    if adapter is None:
+        raise RunError(f"{job.name} starts from the weights of {name}, which left none in {folder}")
+    return adapter
 
 
 def _workbench() -> "Workbench":
@@ -182,9 +191,9 @@ def _fit(
     from phasegpt.evaluate import Evaluation
     from phasegpt.train import Paused, fit
 
-    def on_step(step: int, values: Mapping[str, float]) -> None:
+    def on_step(step: int, _: Mapping[str, float]) -> None:
         if due():
-            tell({"step": step, "loss": values.get("loss", 0.0)})
+            tell({"step": step})
 
     def on_evaluation(evaluation: Evaluation, _: Path) -> None:
         if evaluation.step < evaluation.steps:  # the last one is told by the end of the run, with its files on disk

@@ -1,31 +1,50 @@
-"""The versions of a track as MLflow's model registry holds them: found, read back, downloaded, added.
+"""The versions of a track as MLflow's model registry holds them: found, read back, added.
 
 Registered models `phasegpt-track-a|b|c`; aliases say which version sits where. Knows not who deserves a seat, and moves
 no alias.
 """
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from phasegpt.config_io import project_root
-from phasegpt.files import read_json, whole_folder
-from phasegpt.statistics import Gain
-from tune.delivery import open_client, tracking_uri
+from phasegpt.files import read_json
 from tune.gate import Candidate, Champion, RegistryError, model_name
-from tune.served import DATA, adapter_hash, lineage, pack
+from tune.served import DATA, adapter_hash, evidence_fields, lineage, pack
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+
+def registered_model(client: "MlflowClient", name: str) -> "RegisteredModel | None":
+    """A registered model as MLflow has it, or None."""
+    return cast("RegisteredModel | None", _or_none(lambda: client.get_registered_model(name)))
+
+
+def make_model(client: "MlflowClient", name: str, about: str) -> None:
+    """See that a registered model is there; another process may make it at the same moment."""
+    from mlflow.exceptions import MlflowException
+
+    if registered_model(client, name) is not None:
+        return
+    try:
+        client.create_registered_model(name, description=about)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def aliases_of(client: "MlflowClient", track: str) -> dict[str, str]:
     """{alias: version} of a track; empty before its first version."""
-    model = _or_none(lambda: client.get_registered_model(model_name(track)))
+    model = registered_model(client, model_name(track))
     return {} if model is None else {alias: str(version) for alias, version in model.aliases.items()}
+
+
+def exists(client: "MlflowClient", track: str, version: str) -> bool:
+    """Whether a version is there; one that MLflow had may have been deleted since."""
+    return bool(version) and _or_none(lambda: client.get_model_version(model_name(track), version)) is not None
 
 
 def find_version(client: "MlflowClient", track: str, version: str) -> "ModelVersion":
@@ -39,7 +58,15 @@ def find_version(client: "MlflowClient", track: str, version: str) -> "ModelVers
 
 def versions_of(client: "MlflowClient", track: str) -> list["ModelVersion"]:
     """Every version of a track, newest first."""
-    found = client.search_model_versions(f"name = '{model_name(track)}'", max_results=1000)
+    return versions_named(client, model_name(track))
+
+
+def versions_named(client: "MlflowClient", name: str) -> list["ModelVersion"]:
+    """Every version of a registered model, newest first, however many there are."""
+    found, token = list["ModelVersion"](), None
+    while token is None or token:
+        page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+        found, token = [*found, *page], page.token or ""
     return sorted(found, key=lambda version: -int(version.version))
 
 
@@ -48,23 +75,7 @@ def read_version(client: "MlflowClient", track: str, version: str) -> Champion:
     found = find_version(client, track, version)
     with tempfile.TemporaryDirectory() as folder:
         stored = read_json(_download(client, track, version, "scores.json", Path(folder)))
-    interval = stored.pop("interval_vs_reference")
-    return Champion(
-        **stored,
-        interval_vs_reference=Gain.from_dict(interval) if interval else None,
-        track=track,
-        version=version,
-        tags=dict(found.tags),
-    )
-
-
-def fetch_adapter(address: str, to: Path, uri: str | None = None) -> Path:
-    """Download the adapter of an address as the folder `to`: models:/phasegpt-track-b@champion, or .../3."""
-    client = open_client(tracking_uri(project_root(), uri))
-    track, version = _parse_address(client, address)
-    with tempfile.TemporaryDirectory() as folder, whole_folder(to) as stage:
-        shutil.copytree(_download(client, track, version, "adapter", Path(folder)), stage, dirs_exist_ok=True)
-    return to
+    return Champion(**evidence_fields(stored), track=track, version=version, tags=dict(found.tags))
 
 
 def register(client: "MlflowClient", candidate: Candidate) -> str:
@@ -82,20 +93,6 @@ def _or_none(ask: Callable[[], Any]) -> Any:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-
-
-def _parse_address(client: "MlflowClient", address: str) -> tuple[str, str]:
-    """(track, version) of an address; raises RegistryError where it names nothing."""
-    name, at, alias = address.removeprefix("models:/").partition("@")
-    name, _, version = name.partition("/")
-    track = name.removeprefix("phasegpt-track-")
-    if not address.startswith("models:/") or model_name(track) != name or bool(at) == bool(version):
-        raise RegistryError(
-            f"expected models:/phasegpt-track-b@champion or models:/phasegpt-track-b/3, found {address}"
-        )
-    if at and alias not in aliases_of(client, track):
-        raise RegistryError(f"{name} has no {alias}; run a search: python -m tune.search --track {track}")
-    return track, aliases_of(client, track)[alias] if at else version
 
 
 def _download(client: "MlflowClient", track: str, version: str, part: str, to: Path) -> Path:
@@ -128,8 +125,7 @@ def _add(client: "MlflowClient", candidate: Candidate) -> str:
         client.log_model_artifacts(model.model_id, str(pack(candidate, Path(folder), model)))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(candidate.run_id, [LoggedModelOutput(model.model_id, step=0)])
-    if _or_none(lambda: client.get_registered_model(name)) is None:
-        client.create_registered_model(name, description=f"The best adapter of track {candidate.track}, by evidence.")
+    make_model(client, name, f"The best adapter of track {candidate.track}, by evidence.")
     made = client.create_model_version(
         name, model.artifact_location, candidate.run_id, tags=lineage(candidate), model_id=model.model_id
     )

@@ -5,6 +5,7 @@ The jobs train nothing, so the record of an undisturbed search is known without 
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 from phasegpt.files import read_json
 from tests.noop import BEGUN, SECONDS, loss
+from tests.postgres import Postgres
 from tests.processes import MARK, marked
 from tune.request import resumed_request
 from tune.study import Study
@@ -39,10 +41,11 @@ SETS = [
 
 @dataclass(frozen=True)
 class Place:
-    """A folder for one search, and the processes that carry its mark."""
+    """A folder for one search, and the processes that carry its mark; `module` has the command and its jobs."""
 
     folder: Path
     mark: str
+    module: str = "tests.noop"
 
     @property
     def uri(self) -> str:
@@ -50,7 +53,7 @@ class Place:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         environment = {**os.environ, MARK: self.mark, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "tests.noop", "--track", "b", "--storage", str(self.folder)]
+        command = [sys.executable, "-m", self.module, "--track", "b", "--storage", str(self.folder)]
         return subprocess.Popen(
             [*command, "--tracking-uri", self.uri, *words],
             stdout=subprocess.DEVNULL,
@@ -93,10 +96,15 @@ def place(tmp_path: Path) -> Iterator[Place]:
     assert made.left() == []
 
 
+def new_search(trials: int, *words: str) -> list[str]:
+    """The options of a search of so many trials."""
+    sets = [word for value in SETS for word in ("--set", value)]
+    return ["--name", "killed", "--profile", "laptop", "--trials", str(trials), *sets, *words]
+
+
 def killed_and_resumed(place: Place, trials: int, kills: int, seed: int, *words: str) -> None:
     """Run a search to its end through so many kills."""
-    sets = [word for value in SETS for word in ("--set", value)]
-    first = ["--name", "killed", "--profile", "laptop", "--trials", str(trials), *sets, *words]
+    first = new_search(trials, *words)
     moments = random.Random(seed)  # noqa: S311 - moments to kill at, not secrets
     after = sorted(moments.sample(range(2, 2 + trials), kills))
     for number, jobs in enumerate(after):
@@ -128,8 +136,7 @@ def check(place: Place, trials: int) -> None:
     from mlflow import MlflowClient
 
     request = resumed_request("b", "killed", str(place.folder))
-    journal = request.places.folder / "study.journal"
-    study = Study("killed", journal, request.config.search, request.own_values(), 42)
+    study = Study(*request.study, request.config.search, request.own_values(), 42)
     assert [(t.number, t.state.name) for t in study.trials()] == [(n, "COMPLETE") for n in range(trials)]
     assert record(study) == undisturbed(place, place.folder)
     results = {path.stem: read_json(path) for path in request.places.results.glob("*.json")}
@@ -144,7 +151,7 @@ def check(place: Place, trials: int) -> None:
         run, result = runs[f"trial-{trial.number:03d}"], results[f"trial-{trial.number:03d}"]
         assert trial.value == result["metrics"]["eval_loss"] == run.data.metrics["eval_loss"]
         assert run.data.tags["trial_state"] == "complete"
-        for metric, steps in (("eval_loss", [3]), ("eval/eval_loss", [1, 2])):
+        for metric, steps in (("eval_loss", [0]), ("eval/eval_loss", [1, 2])):
             history = client.get_metric_history(run.info.run_id, metric)
             assert [point.step for point in history] == steps
 
@@ -152,6 +159,23 @@ def check(place: Place, trials: int) -> None:
 def test_a_search_whose_driver_is_killed_ends_as_an_undisturbed_one(place: Place) -> None:
     killed_and_resumed(place, 5, 1, 1, "--sampler", "random", "--max-concurrent", "2")
     check(place, 5)
+
+
+def test_a_search_goes_on_elsewhere_from_its_study_in_postgresql(
+    place: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Killed here; its results, checkpoints and spool are copied to another folder, and the study is in a database."""
+    monkeypatch.setenv("PGPASSWORD", postgres.password)
+    url = postgres.database("killed")
+    process = place.start(*new_search(5, "--sampler", "random", "--max-concurrent", "2", "--study-url", url))
+    place.kill_after(process, 4, 0.2)
+    elsewhere = Place(tmp_path_factory.mktemp("elsewhere") / "copy", place.mark)
+    shutil.copytree(place.folder, elsewhere.folder)
+    _, err = elsewhere.start("--resume", "killed", "--study-url", url).communicate(timeout=PATIENCE)
+    check(elsewhere, 5)
+    assert not list(elsewhere.folder.rglob("study.journal"))
+    written = [path.read_bytes() for path in elsewhere.folder.rglob("*") if path.is_file()]
+    assert not [text for text in (*written, err.encode()) if postgres.password.encode() in text]
 
 
 @pytest.mark.faults

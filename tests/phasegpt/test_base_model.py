@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 from phasegpt import base_model
-from phasegpt.base_model import BASE_FILES, BUNDLED, ModelError, resolve_base
-from phasegpt.bundled import BundledModelError
+from phasegpt.base_model import (
+    BASE_FILES,
+    BUNDLED,
+    ModelError,
+    base_address,
+    base_identity,
+    model_fingerprint,
+    resolve_base,
+)
+from phasegpt.bundled import WHEEL_SHA256, BundledModelError
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +32,29 @@ def test_a_folder_is_taken_as_it_is_or_from_the_root(toy_model_dir: Path) -> Non
 def test_a_folder_may_also_count_from_where_one_stands(toy_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy_model_dir.parent)
     assert resolve_base(toy_model_dir.name, Path("/nowhere")).resolve() == toy_model_dir
+
+
+def test_a_folder_has_an_address_that_holds_from_anywhere(toy_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy_model_dir.parent)
+    for name in (str(toy_model_dir), toy_model_dir.name, f"./{toy_model_dir.name}"):
+        assert base_address(name, Path("/nowhere")) == str(toy_model_dir)
+    assert base_address(toy_model_dir.name, toy_model_dir.parent) == str(toy_model_dir)
+
+
+def test_a_name_that_is_no_folder_is_its_own_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_model, "ensure_bundled", lambda: tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    assert base_address(BUNDLED, tmp_path) == BUNDLED
+    assert base_address("somebody/model", tmp_path) == "somebody/model"
+
+
+def test_the_bundled_model_is_itself_whatever_converted_it_and_a_folder_is_what_it_holds(tmp_path: Path) -> None:
+    assert base_identity(BUNDLED, "one") == base_identity(BUNDLED, "two") == WHEEL_SHA256
+    (tmp_path / "config.json").write_text("{}")
+    before = model_fingerprint(tmp_path)
+    assert base_identity(str(tmp_path), before) == before
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    assert model_fingerprint(tmp_path) != before
 
 
 def test_the_bundled_model_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +77,8 @@ def test_a_path_that_does_not_exist_is_named_with_what_may_stand_there(name: str
         resolve_base(name, tmp_path)
     assert str(caught.value) == (
         f"model.base_model: no model in the folder {name!r} (config.json is missing there); give a folder written by "
-        f"save_pretrained, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or smollm2-135m"
+        f"save_pretrained, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or smollm2-135m; where a saved adapter names "
+        f"the folder, put its model there, or a link to it"
     )
 
 

@@ -8,10 +8,21 @@ import pytest
 from phasegpt import checkpoints
 from phasegpt.adapters import PhaseSettings
 from phasegpt.base_model import ModelError
-from phasegpt.checkpoints import REFERENCE, adapter_folder, answers, locate, open_checkpoint, pinned
+from phasegpt.checkpoints import (
+    REFERENCE,
+    adapter_folder,
+    answers,
+    fetch,
+    locate,
+    open_adapter,
+    open_checkpoint,
+    pinned,
+)
 from phasegpt.cli import main
+from phasegpt.files import read_json, write_json
 from phasegpt.models import LoraSettings, attach_policy, load_base
 from tests.phasegpt.trained import Trained, train_toy
+from tests.toy import build_toy_model
 from tests.tune.contenders import LOW, candidate
 from tune.delivery import open_client, tracking_uri
 from tune.registry import promote
@@ -46,9 +57,7 @@ def run_id(uri: str, trained: Trained, toy_model_dir: Path, tmp_path_factory: py
     assert tracker.close(60) == 0
     made = tracker.run_id("one")
     assert made is not None
-    assert promote(
-        open_client(uri), candidate(made, str(toy_model_dir), trained.paths.adapter, LOW, "b"), folder
-    ).promote
+    assert promote(open_client(uri), candidate(made, str(toy_model_dir), trained.paths.adapter, LOW, "b")).promote
     return made
 
 
@@ -127,6 +136,44 @@ def test_a_run_without_an_adapter_or_unknown_to_mlflow_is_an_error(run_id: str, 
         locate(other.info.run_id, tmp_path, uri)
     with pytest.raises(ModelError, match=r"MLflow has no such run .*--tracking-uri"):
         locate("0" * 32, tmp_path, uri)
+
+
+def test_another_base_model_under_the_same_path_is_refused(
+    run_id: str, uri: str, toy_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A version says which model its path held; a copy of it under the same name passes, another model does not."""
+    assert run_id
+    adapter = fetch(CHAMPION, tmp_path / "fetched", uri) / "data/phasegpt/adapter"
+    place = shutil.copytree(toy_model_dir, tmp_path / "moved" / toy_model_dir.name)
+    settings = {**read_json(adapter / "base_model.json"), "address": str(place)}
+    write_json(adapter / "base_model.json", settings)
+    assert open_adapter(adapter).base.folder == place
+    build_toy_model(place, seed=1)
+    assert main(["generate", "--checkpoint", str(adapter), "A prompt"]) == 2
+    assert f"{place} is another model than {adapter} was made for" in capsys.readouterr().err
+    with pytest.raises(ModelError, match="is another model than"):
+        attach_policy(load_base(str(place), tmp_path), LORA, seed=0, reference_adapter=adapter)
+    shutil.rmtree(place)
+    with pytest.raises(ModelError, match="put its model there, or a link to it"):
+        open_adapter(adapter)
+
+
+def test_an_adapter_that_would_have_peft_import_a_module_is_refused(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.paths.adapter, tmp_path / "copy")
+    settings = read_json(tmp_path / "copy" / "adapter_config.json")
+    write_json(tmp_path / "copy" / "adapter_config.json", {**settings, "megatron_config": {"a": 1}})
+    with pytest.raises(ModelError, match="megatron_config"):
+        open_adapter(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("address", ["models:/phasegpt-track-b", "models:/other/1", "models:/phasegpt-track-b/x"])
+def test_an_address_of_no_version_is_refused_before_anything_is_written(
+    address: str, run_id: str, uri: str, tmp_path: Path
+) -> None:
+    assert run_id
+    with pytest.raises(ModelError, match="the registry has no such model"):
+        fetch(address, tmp_path / "x", uri)
+    assert not (tmp_path / "x").exists()
 
 
 def test_an_adapter_that_names_no_base_model_is_an_error(trained: Trained, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from phasegpt.yaml_places import MAX_BYTES, plain_scalar, read_text
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted((CONFIGS / "v14").rglob("*.yaml"))
+PUBLISHED = sorted((CONFIGS / "results").rglob("*.yaml"))
 
 SEED = """\
 model:
@@ -97,6 +98,15 @@ def problems(path: Path, profile: str | None = None, overrides: tuple[Override, 
 def test_every_shipped_file_loads_alone_and_with_each_profile(path: Path, profile: str | None) -> None:
     assert load_tree(path, profile).warnings() == ()
     load_config(path, profile)
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_every_file_behind_published_results_loads(path: Path) -> None:
+    assert load_config(path).model.base_model == "smollm2-135m"
+
+
+def test_there_is_a_published_file_for_every_track() -> None:
+    assert [path.stem for path in PUBLISHED] == ["smollm2_a", "smollm2_b", "smollm2_c"]
 
 
 def test_there_are_shipped_files_for_every_track_and_two_profiles() -> None:

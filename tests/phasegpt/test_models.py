@@ -23,6 +23,7 @@ from phasegpt.models import (
     adapter_layers,
     attach_policy,
     attention_for,
+    load_adapter,
     load_base,
     load_policy,
     load_trainable_state,
@@ -424,6 +425,66 @@ def test_a_reference_adapter_lies_underneath_and_is_summed_into_what_is_saved(
     torch.testing.assert_close(logits(combined.model), expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(expected, reference, atol=1e-2)
     combined.detach()
+
+
+@pytest.mark.parametrize(("own", "own_layers", "under", "under_layers"), UNLIKE)
+def test_a_policy_begins_with_what_another_on_the_same_reference_has_saved(
+    base: Base, tmp_path: Path, own: Any, own_layers: Any, under: Any, under_layers: Any
+) -> None:
+    saved(base, tmp_path / "ref", replace(LORA, r=2, target_modules=under, layers=under_layers))
+    lora = replace(LORA, target_modules=own, layers=own_layers)
+    first = attach_policy(base, lora, seed=1, reference_adapter=tmp_path / "ref")
+    move(first)
+    expected, weights = logits(first.model), trainable_state(first)
+    first.save(tmp_path / "both")
+    first.detach()
+    second = attach_policy(base, lora, seed=2, reference_adapter=tmp_path / "ref")
+    load_adapter(second, tmp_path / "both")
+    assert torch.equal(logits(second.model), expected)
+    assert all(torch.equal(value, weights[name]) for name, value in trainable_state(second).items())
+    second.detach()
+
+
+@pytest.mark.parametrize("phase", [None, PHASE])
+def test_a_policy_begins_with_what_another_has_saved_and_its_branch(
+    base: Base, phase: PhaseSettings | None, tmp_path: Path
+) -> None:
+    first = attach_policy(base, LORA, seed=1, phase=phase)
+    move(first)
+    expected = logits(first.model)
+    first.save(tmp_path / "first")
+    first.detach()
+    second = attach_policy(base, LORA, seed=2, phase=phase)
+    load_adapter(second, tmp_path / "first")
+    assert torch.equal(logits(second.model), expected)
+    second.detach()
+
+
+@pytest.mark.parametrize(
+    ("changed", "reference", "phase", "said"),
+    [
+        ({"target_modules": ("q_proj",)}, None, None, "on other modules"),
+        ({"r": 2}, "ref", None, "of another rank"),
+        ({"r": 8}, None, None, "of another rank"),
+        ({}, "other", None, "on another reference"),
+        ({}, "ref", PHASE, "another phase branch"),
+    ],
+)
+def test_weights_that_do_not_fit_are_an_error(
+    base: Base, tmp_path: Path, changed: dict[str, Any], reference: str | None, phase: PhaseSettings | None, said: str
+) -> None:
+    saved(base, tmp_path / "ref")
+    other = attach_policy(base, LORA, seed=6)
+    other.save(tmp_path / "other")
+    other.detach()
+    first = attach_policy(base, LORA, seed=1, reference_adapter=reference and tmp_path / "ref")
+    first.save(tmp_path / "first")
+    first.detach()
+    under = reference and tmp_path / reference
+    second = attach_policy(base, replace(LORA, **changed), seed=2, reference_adapter=under, phase=phase)
+    with pytest.raises(ModelError, match=said):
+        load_adapter(second, tmp_path / "first")
+    second.detach()
 
 
 def test_training_leaves_the_reference_adapter_alone(base: Base, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from phasegpt import material, train
 from phasegpt.base_model import ModelError
-from phasegpt.checkpoint_files import checkpoint_step
+from phasegpt.checkpoint_files import ADAPTER, checkpoint_step
 from phasegpt.config import Config, stages
 from phasegpt.config_io import load_config, track_config
 from phasegpt.evaluate import Evaluation
@@ -260,7 +260,7 @@ def test_a_run_may_begin_with_the_weights_of_another(
     whole: tuple[RunPaths, RunResult, list[Any]], toy_overrides: list[str], tmp_path: Path
 ) -> None:
     paths, losses = paths_of(tmp_path), []
-    start = whole[0].checkpoints / "checkpoint-6"
+    start = whole[0].checkpoints / "checkpoint-6" / ADAPTER
     config = config_of(toy_overrides, "training.max_steps=3", "training.learning_rate=1e-9")
     result = fit(config, paths=paths, start=start, on_step=lambda _, values: losses.append(values["loss"]))
     assert losses[0] < math.log(2) - 0.1  # a run from the reference begins at ln 2

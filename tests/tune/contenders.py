@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from phasegpt.base_model import model_fingerprint
 from phasegpt.statistics import Gain, Wins
 from tune.gate import Candidate, Evidence
 
@@ -30,14 +31,16 @@ def evidence(values: Mapping[str, float], metric: str = "spiral_score", **change
 
 
 def candidate(run_id: str, base_model: str, adapter: Path, values: Mapping[str, float], track: str) -> Candidate:
-    """The winner of a search whose MLflow run is `run_id`."""
+    """The winner of a search whose MLflow run is `run_id`, on a base model in the folder `base_model`."""
     config = {
-        "model": {"base_model": base_model, "use_phase_attention": False},
-        "training": {"method": "kto"},
-        "evaluation": {"max_new_tokens": 24},
+        "model": {"base_model": base_model, "use_phase_attention": False, "lora_config": {"r": 2, "lora_alpha": 4}},
+        "training": {"method": "kto", "preference_dataset": "data/preferences_v14_100pairs.jsonl", "beta": 0.1},
+        "data": {"domains": ["philosophy", "science"]},
+        "evaluation": {"max_new_tokens": 24, "held_out_domains": ["artistic"]},
+        "experiment": {"seed": 42, "device": "cpu"},
     }
     return Candidate(
-        **vars(evidence(values, base_model=base_model)),
+        **vars(evidence(values, base_model=base_model, base_identity=model_fingerprint(Path(base_model)))),
         track=track,
         search="first",
         run_id=run_id,

@@ -9,13 +9,15 @@ import pytest
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from phasegpt.checkpoint_files import ADAPTER
 from tests.tune.conftest import ToyRequest
 from tests.tune.test_scheduler import RayTrial
 from tests.tune.test_searcher import BETA, Hands, report
 from tune.commands import COMMANDS, Command, Commands, give
-from tune.request import Request
+from tune.request import Request, resumed_request
 from tune.scheduler import NotingScheduler
 from tune.search import main
+from tune.standing import checkpoints_of
 from tune.study import WHY, Study
 
 # --- what the searcher makes of a command ----------------------------------------------------------------------------
@@ -184,6 +186,7 @@ def test_the_status_tells_where_a_search_stands_and_changes_nothing(
 def test_what_is_asked_of_a_running_search_lies_beside_it(
     request_: Request, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (checkpoints_of(request_.places) / "trial-000" / ADAPTER).mkdir(parents=True)
     assert say(request_, "extend", "--trials", "4") == 0
     assert say(request_, "stop", "trial-002") == 0
     assert say(request_, "stop", "--finish") == 0
@@ -217,6 +220,7 @@ def test_what_is_asked_afterwards_names_the_command_that_goes_on(
         (["stop", "2", "--finish"], "leave out the trial, or leave out --finish"),
         (["extend", "--trials", "0"], "expected a number of trials to add"),
         (["clone", "2", "--warm-start"], "trial 2 has not ended"),
+        (["clone", "0", "--warm-start"], "cannot be fetched: the search has sent nothing to MLflow; clone it without"),
         (["clone", "0", "--set", "training.bta=1"], "training.bta: no such key; did you mean beta?"),
         (["clone", "0", "--set", "training.beta=-1"], "training.beta"),
         (["clone", "0", "--set", "training.batch_size=3"], "the search chooses out of [2, 4]; found 3"),
@@ -228,6 +232,38 @@ def test_what_cannot_be_done_is_one_message_and_no_command(
     assert say(request_, *words) == 2
     assert said in capsys.readouterr().err
     assert not (request_.places.folder / COMMANDS).exists()
+
+
+@pytest.mark.usefixtures("held")
+def test_a_search_that_runs_is_not_cleaned(request_: Request, capsys: pytest.CaptureFixture[str]) -> None:
+    assert say(request_, "clean") == 2
+    assert capsys.readouterr().err == "toy is running: it removes by search.keep itself; stop it first\n"
+
+
+def test_a_search_that_has_not_come_to_its_end_is_cleaned_of_what_ended_trials_went_on_from(
+    request_: Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = checkpoints_of(request_.places)
+    for trial in range(3):
+        for name in ("checkpoint-2", ADAPTER):
+            (top / f"trial-{trial:03d}" / name).mkdir(parents=True)
+    everything = sorted(top.glob("*/*"))
+    assert say(request_, "clean", "--dry-run") == 0
+    assert sorted(top.glob("*/*")) == everything
+    assert say(request_, "clean") == 0
+    gone = {top / name / "checkpoint-2" for name in ("trial-000", "trial-001")}
+    assert sorted(top.glob("*/*")) == sorted(set(everything) - gone)
+    dry, done = capsys.readouterr().out.split("toy: would free up to 0.0 MB\n")
+    assert dry == done.removesuffix("toy: freed 0.0 MB\n")
+    assert "  trial-000: checkpoint-2 (0.0 MB)\n" in dry
+
+
+def test_a_search_from_before_there_was_the_rule_keeps_all_when_it_goes_on(request_: Request) -> None:
+    kept = json.loads(request_.places.request.read_text())
+    del kept["config"]["search"]["keep"]
+    request_.places.request.write_text(json.dumps(kept))
+    assert request_.config.search.keep == "finalists"
+    assert resumed_request("b", "toy", str(request_.places.storage)).config.search.keep == "all"
 
 
 def test_a_search_that_is_not_there_is_named_with_those_that_are(

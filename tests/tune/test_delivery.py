@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from phasegpt.config_io import project_root
 from tune.delivery import artifact_location, tracking_uri, without_credentials
 
 
@@ -20,8 +21,22 @@ def test_the_address_is_the_given_one_then_the_environments_then_a_file(
 def test_files_lie_beside_an_sqlite_file_and_else_where_the_server_says(tmp_path: Path) -> None:
     assert artifact_location(f"sqlite:///{tmp_path}/mlflow.db") == f"file://{tmp_path}/mlartifacts"
     assert artifact_location("http://server:5000") is None
+    assert artifact_location("postgresql://host/db") == (project_root() / "mlartifacts").as_uri()
 
 
-def test_credentials_are_taken_out_of_addresses_only() -> None:
-    assert without_credentials("at http://u:p@host:5000/x: no") == "at http://host:5000/x: no"
-    assert without_credentials("models:/phasegpt-track-b@champion") == "models:/phasegpt-track-b@champion"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at http://u:p@host:5000/x: no", "at http://host:5000/x: no"),
+        ("http://u:p@ss@host", "http://host"),
+        ("postgresql://u:p/ss@host/db", "postgresql://host/db"),
+        (
+            "postgresql://host/db?user=u&password=p&sslmode=require",
+            "postgresql://host/db?user=u&password=&sslmode=require",
+        ),
+        ("http://host:5000/runs/a@b", "http://host:5000/runs/a@b"),
+        ("models:/phasegpt-track-b@champion", "models:/phasegpt-track-b@champion"),
+    ],
+)
+def test_credentials_are_taken_out_of_addresses_only(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown

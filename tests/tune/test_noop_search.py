@@ -52,6 +52,8 @@ def runs_of(folder: Path) -> dict[str, Any]:
 def test_forty_trials_of_two_objectives_with_early_stops_end_without_an_error(
     ray_cluster: Cluster, tmp_path: Path
 ) -> None:
+    from mlflow import MlflowClient
+
     both = "search.objectives={eval_loss: min, perplexity: min}"
     found, runs = searched(
         ray_cluster, tmp_path, both, "search.constraints={}", "search.trials=40", "search.scheduler=asha",
@@ -68,6 +70,8 @@ def test_forty_trials_of_two_objectives_with_early_stops_end_without_an_error(
     best = min(kept, key=lambda name: kept[name]["eval_loss"])
     assert best in found["front"]["trials"]
     assert found["champion"]["reason"] == "the winner left no adapter to register"
+    artifacts = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").list_artifacts(runs["s"].info.run_id, "report")
+    assert {"report/report.html", "report/front.png"} <= {file.path for file in artifacts}
     for trial in found["trials"]:
         state = {"COMPLETE": "complete", "PRUNED": "pruned"}[trial["state"]]
         assert runs[trial["id"]].data.tags["trial_state"] == state

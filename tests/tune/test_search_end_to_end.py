@@ -173,7 +173,7 @@ def test_study_results_and_mlflow_agree(whole: dict[str, Any], place: Place, toy
             "PRUNED": ("pruned", "KILLED"),
             "FAIL": ("failed", "FAILED"),
         }[told["state"]]
-        assert run.data.tags.get("why", "") == told["why"]
+        assert run.data.tags["why"] == (told["why"] or "it ran to its end")
         if told["state"] == "COMPLETE":
             result = read_json(place.results("whole") / f"{told['id']}.json")
             assert result["metrics"] == told["metrics"] == trial.user_attrs["metrics"]
@@ -208,10 +208,53 @@ def test_a_finished_trial_has_its_curve_its_answers_its_config_and_its_adapter(
         step: values["eval_loss"] for step, values in whole["trials"][1]["curve"].items()
     }
     assert [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3, 4]
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"answers.json", "config", "adapter"}
+    kept = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert kept == {"answers.json", "pairs.json", "curve.json", "config", "log", "result", "adapter"}
     answers = json.loads(Path(client.download_artifacts(run.info.run_id, "answers.json")).read_text())
     assert {"id", "prompt", "answer", "spiral_score"} <= set(answers["columns"])
     assert len(answers["data"]) == 4
+
+
+def test_a_trial_that_was_stopped_or_failed_has_its_config_its_log_and_what_it_left(
+    whole: dict[str, Any], place: Place
+) -> None:
+    client, runs = place.client(), place.runs("whole")
+    stopped, failed = runs["trial-002"].info.run_id, runs["trial-003"].info.run_id
+    assert {file.path for file in client.list_artifacts(stopped)} == {
+        "answers.json", "pairs.json", "curve.json", "config", "log"
+    }  # fmt: skip
+    assert next(m.step for m in client.get_metric_history(stopped, "train/loss")) == 1
+    assert {file.path for file in client.list_artifacts(failed)} >= {"config", "log"}
+    log = Path(client.download_artifacts(failed, "log/trial-003.log")).read_text()
+    assert "trial-003 failed\nTraceback" in log
+
+
+def test_every_run_says_what_it_was_given_and_what_its_process_took(whole: dict[str, Any], place: Place) -> None:
+    runs = place.runs("whole")
+    of_pairs, of_all = {"validation", "search"}, {"training", "validation", "search", "final"}
+    for name, contexts in {
+        "whole": of_all, "baseline-search": of_pairs, "trial-000": of_pairs | {"training"},
+        "trial-003": of_pairs | {"training"}, "final-001-seed-1042": {"training", "validation", "final"},
+    }.items():  # fmt: skip
+        assert {tag.value for each in runs[name].inputs.dataset_inputs for tag in each.tags} == contexts
+    for name in ("baseline-search", "trial-000", "trial-002", "final-001-seed-1042"):
+        assert runs[name].data.metrics["system/process_memory_megabytes"] > 100
+    assert runs["whole"].data.metrics["system/system_memory_usage_percentage"] > 0
+
+
+def test_names_and_marks_tell_the_runs_of_a_search_apart(whole: dict[str, Any], place: Place) -> None:
+    client = place.client()
+    experiment = client.get_experiment_by_name("phasegpt-v14").experiment_id
+
+    def asked(words: str) -> set[str]:
+        return {run.info.run_name for run in client.search_runs([experiment], f"tags.search = 'whole' and {words}")}
+
+    assert asked("tags.kind = 'trial' and tags.winner = 'true'") == {"trial-001 lr=0.003"}
+    assert asked("tags.finalist = 'true'") == {"trial-000 lr=0.001", "trial-001 lr=0.003"}
+    assert asked("tags.kind = 'baseline'") == {"baseline-search", "baseline-final"}
+    assert asked("metrics.eval_loss < 0.69 and tags.track = 'b' and tags.kind = 'final'") == {
+        "final-000-seed-1042 lr=0.001", "final-001-seed-1042 lr=0.003"
+    }  # fmt: skip
 
 
 def test_a_metric_of_ones_own_and_the_guards_bind_a_search_and_are_recorded(

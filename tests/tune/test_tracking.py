@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from tune import outbox, tracking
+from tune import outbox
 from tune import spool as spooling
 from tune.delivery import RUN_KEY, open_client, tracking_uri
 from tune.spool import SPOOL, TrackingError, read_spool
+from tune.sync import sync
 from tune.tracking import Tracker, flat_params
 
 NOBODY = "http://someone:secret@127.0.0.1:9"
@@ -133,8 +134,8 @@ def test_with_the_server_away_everything_waits_and_sync_sends_it_once(
     assert waiting == len(read_spool(spool)) == 12
     assert "events wait" in caplog.text or "they wait in" in caplog.text
     assert "secret" not in caplog.text + spool.read_text()
-    assert tracking.sync(spool.parent, uri) == 0
-    assert tracking.sync(spool.parent, uri) == 0
+    assert sync(spool, uri) == 0
+    assert sync(spool, uri) == 0
     runs = runs_of(uri, "away")
     assert sorted(runs) == ["s", "s/trial-0", "s/trial-1"]
     for trial in (0, 1):
@@ -258,11 +259,6 @@ def test_two_senders_on_one_spool_are_refused(spool: Path, monkeypatch: pytest.M
     with pytest.raises(TrackingError, match="is in use"):
         Tracker(NOBODY, "two", spool)
     first.close(0.0)
-
-
-def test_sync_of_a_folder_without_a_spool_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tracking.main(["sync", str(tmp_path)]) == 2
-    assert "holds no events" in capsys.readouterr().err
 
 
 def test_the_first_use_of_a_database_is_quiet(tmp_path: Path) -> None:

@@ -189,6 +189,21 @@ def test_a_search_arrives_in_wandb_with_the_numbers_that_mlflow_has(uri: str, tm
     assert (first.summary["status"], second.summary["status"]) == ("FINISHED", "FAILED")
 
 
+def test_machine_data_and_what_only_mlflow_reads_stay_in_mlflow(uri: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri, "own", tmp_path / SPOOL)
+    tracker.run("s", "s", tags={"track": "b", "mlflow.note.content": "begun"}, params=PARAMS)
+    tracker.tags("s", {"mlflow.note.content": "ended"})
+    tracker.metrics("s", {"system/cpu_utilization_percentage": 50.0}, 1)
+    tracker.metrics("s", {"loss": 1.0, "system/cpu_utilization_percentage": 60.0}, 2)
+    tracker.finish("s")
+    assert tracker.close(120) == 0
+    ours, theirs = sent(tmp_path)["s"], mlflow_runs(uri, "own")["s"]
+    assert ours.rows == [{"loss": 1.0, "step": 2}]
+    assert ours.config["tags"] == {"track": "b"}
+    assert theirs.data.tags["mlflow.note.content"] == "ended"
+    assert theirs.data.metrics == {"loss": 1.0, "system/cpu_utilization_percentage": 60.0}
+
+
 def test_only_runs_that_ask_go_to_wandb(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom tune.wandb_sink import WandbSink, require_wandb\n"

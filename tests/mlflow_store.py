@@ -1,0 +1,46 @@
+"""What an MLflow holds of an experiment, as plain values that do not depend on when and where it was written."""
+
+from pathlib import Path
+from typing import Any
+
+from tune.delivery import PARENT_TAG, RUN_KEY, open_client
+
+OWN = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.runName")
+"""Tags that MLflow sets itself, of who and where."""
+
+
+def contents(uri: str, experiment: str) -> dict[str, dict[str, Any]]:
+    """{run key: name, status, parent's key, params, tags, points of each metric, bytes of each file, datasets}.
+
+    Fails where a key has two runs.
+    """
+    client = open_client(uri)
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id], max_results=1000)
+    keys = {run.info.run_id: run.data.tags[RUN_KEY] for run in found}
+    assert len(set(keys.values())) == len(found), sorted(keys.values())
+    return {keys[run.info.run_id]: _record(client, run, keys) for run in found}
+
+
+def _record(client: Any, run: Any, keys: dict[str, str]) -> dict[str, Any]:
+    number, tags = run.info.run_id, dict(run.data.tags)
+    parent = tags.pop(PARENT_TAG, None)
+    return {
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "parent": parent and keys[parent],
+        "params": dict(run.data.params),
+        "tags": {name: value for name, value in tags.items() if name not in OWN},
+        "metrics": {
+            name: sorted((point.step, point.value) for point in client.get_metric_history(number, name))
+            for name in run.data.metrics
+        },
+        "files": _files(client, number),
+        "datasets": sorted((used.dataset.name, used.dataset.digest) for used in run.inputs.dataset_inputs),
+    }
+
+
+def _files(client: Any, run_id: str) -> dict[str, bytes]:
+    if not client.list_artifacts(run_id):
+        return {}
+    folder = Path(client.download_artifacts(run_id, ""))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
