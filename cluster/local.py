@@ -54,12 +54,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and do it; every message is for people."""
     options = parser().parse_args(argv)
-    from tune.request import RequestError
-
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (RequestError, ValueError) as error:
+    except (ValueError, RuntimeError) as error:  # RequestError, a damaged state, a process that cannot be ended
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
