@@ -74,6 +74,13 @@ def tracking_is_http(uri: str | None) -> list[Failure]:
     return []
 
 
+def study_is_bare(url: str | None) -> list[Failure]:
+    """The address of the study goes to the job in its command."""
+    if url is None or not re.search(r"//[^/@]*:[^/@]*@|password=", url):
+        return []
+    return [Failure("--study-url holds a password, which everybody on the cluster would see", "send --env PGPASSWORD")]
+
+
 def same_ray(theirs: str, ours: str) -> list[Failure]:
     """Ray speaks to the same version of itself alone."""
     if theirs == ours:

@@ -132,7 +132,13 @@ def _settle_places(options: argparse.Namespace, target: Target) -> None:
     options.storage = options.storage or (local.storage if local else None)
     options.tracking_uri = options.tracking_uri or (local.tracking_uri if local else None)
     options.tracking_uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    _refuse([*checks.storage_can_be_shared(options.storage), *checks.tracking_is_http(options.tracking_uri)])
+    _refuse(
+        [
+            *checks.storage_can_be_shared(options.storage),
+            *checks.tracking_is_http(options.tracking_uri),
+            *checks.study_is_bare(options.study_url),
+        ]
+    )
 
 
 def _requests(options: argparse.Namespace, tell: Tell) -> list[Request]:

@@ -110,6 +110,14 @@ def test_an_mlflow_that_is_no_server_is_refused_with_the_cure(uri: str | None) -
     assert "--tracking-uri http://HOST:5000" in failure.cure
 
 
+@pytest.mark.parametrize("url", ["postgresql://me:secret@db/studies", "postgresql://db/studies?password=secret"])
+def test_a_password_of_the_study_is_refused_and_not_repeated(url: str) -> None:
+    (failure,) = checks.study_is_bare(url)
+    assert "secret" not in str(failure)
+    assert not checks.study_is_bare("postgresql://me@db:5432/studies")
+    assert not checks.study_is_bare(None)
+
+
 def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
     (failure,) = checks.tracking_is_http("https://me:secret@mlflow:5000")
     assert "secret" not in str(failure)
