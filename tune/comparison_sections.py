@@ -13,7 +13,7 @@ from tune.comparison import Entry, first_of
 from tune.comparison_pictures import chosen, courses, winners, winning_value
 from tune.console import number, short_name
 from tune.report_cost import day, duration
-from tune.report_finalists import GOOD, cell, signed, signed_span, span
+from tune.report_finalists import GOOD, cell, span, told
 from tune.report_origin import COMMANDS, ITEMS
 from tune.report_page import Column, Row, joined, page, paragraph, rendered, table
 from tune.report_sections import PAGE, Part
@@ -99,29 +99,30 @@ def _strong(entries: Sequence[Entry], first: Entry, better: Sequence[str]) -> st
 
 def _evidence(entries: Sequence[Entry]) -> Markup:
     first = first_of(entries)
-    against = f"gain over {first.label}" if first else "gain"
+    against = f"gain over {first.label}" if first else "gain over the first"
     titles = ("mean", "95 % interval", "gain over its untuned model", against, "P(best)")
-    columns = [Column("search", left=True), Column("objective", left=True), *map(Column, titles),
-               Column("that is", left=True, text=True)]  # fmt: skip
-    rows = []
-    for entry in entries:
-        found = entry.found
-        if found is None:
-            rows.append(Row([entry.label, entry.material.objective, *["–"] * 5, "no winner"]))
-            continue
-        gain, untuned = found.gain, found.over_untuned
-        word = gain.word if gain else f"not compared: {found.hindrance}" if found.hindrance else "–"
-        rows.append(Row([
-            entry.label, found.objective, cell(found.mean),
-            span((found.interval.low, found.interval.high)) if found.interval else "–",
-            f"{signed(untuned.mean)} {signed_span(untuned)}" if untuned else "–",
-            f"{signed(gain.mean)} {signed_span(gain)}" if gain else "–", cell(found.p_best),
-            f"{word} ({found.remark})" if gain and found.remark else word,
-        ]))  # fmt: skip
+    columns = [Column("search", left=True), *map(Column, titles), Column("that is", left=True, text=True)]
     said = (
-        "On the final half of the prompts; gains are paired by prompt, and those over the first hold for all together"
+        "First objective on the final half. Gains are paired by prompt, those over the first hold for all together; "
+        "P(best) is on the prompts that all have"
     )
-    return table(columns, rows, said)
+    return table(columns, [Row([entry.label, *_figures(entry)]) for entry in entries], said)
+
+
+def _figures(entry: Entry) -> list[str]:
+    """What the winner of a search came to, as the cells of a row."""
+    found = entry.found
+    if found is None:
+        return [*["–"] * 5, f"no winner ({state(entry.material)})"]
+    word = found.gain.word if found.gain else f"not compared: {found.hindrance}" if found.hindrance else "the first"
+    return [
+        cell(found.mean),
+        span((found.interval.low, found.interval.high)) if found.interval else "–",
+        told(found.over_untuned),
+        told(found.gain),
+        cell(found.p_best),
+        f"{word} ({found.remark})" if found.gain and found.remark else word,
+    ]
 
 
 def _won(entries: Sequence[Entry]) -> Markup:

@@ -30,7 +30,7 @@ from tune.scaling import NoLawError, Point, PowerLaw, log_error, power_law
 from tune.shapes import shape_of
 
 KNOWS = 0.1
-"""An untuned model knows its language if its perplexity is below this part of its vocabulary's size, which guessing has."""
+"""An untuned model whose perplexity is this part of its vocabulary's size or more does little better than guess."""
 FREE = {"tokens_per_second": ("training speed", "tokens a second"), "memory_gb": ("most memory of a worker", "GB")}
 
 
