@@ -135,7 +135,7 @@ def _won(entries: Sequence[Entry]) -> Markup:
         method = request.config.training.method
         rows.append(Row([
             entry.label, request.track, METHODS.get(method, method), request.config.model.base_model,
-            f"{shape.parameters:,}" if shape else "–", entry.found.winner if entry.found else "–",
+            f"{shape.size:,}" if shape else "–", entry.found.winner if entry.found else "–",
             entry.found.verdict if entry.found else state(entry.material),
         ]))  # fmt: skip
     return table(columns, rows, "What won in each")

@@ -64,7 +64,7 @@ def size_of(entry: Entry) -> Size:
     return Size(
         label=entry.label,
         base_model=request.config.model.base_model,
-        parameters=shape.parameters if shape else None,
+        parameters=shape.size if shape else None,
         untrained=_untrained(entry, shape.vocabulary if shape else 0, judged=bool(runs)),
         measures={name: measure for name, measure in found.items() if measure is not None},
     )
