@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from phasegpt.config import unused, value_at
 from tune.compared import Compared
@@ -93,6 +94,7 @@ def courses(entries: Sequence[Entry]) -> Picture | None:
             points = [(x / scale, y) for x, y in timed if x is not None and y is not None]
             _course(below, entry, entries.index(entry), points)
         above.set_xlabel("trials that had ended")
+        above.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.set_xlabel(f"{unit} that the search had worked")
         for axes in (above, below):
             axes.set_ylabel(label.replace(" (", "\n("))
