@@ -118,7 +118,7 @@ def _course(axes: Axes, entry: Entry, place: int, points: Sequence[tuple[float, 
     if not points:
         return
     xs, ys = zip(*sorted(points, key=lambda point: point[0]), strict=True)
-    role, dashes = ARMS[place % len(ARMS)], DASHES[place % len(DASHES)]
+    role, dashes = ARMS[place % len(ARMS)], DASHES[(place + place // len(ARMS)) % len(DASHES)]
     axes.plot(
         xs, ys, drawstyle="steps-post", color=light(role), linestyle=dashes, linewidth=1.8, marker="o", markersize=3,
         label=plain(shortened(entry.label)),

@@ -102,11 +102,8 @@ def _evidence(entries: Sequence[Entry]) -> Markup:
     against = f"gain over {first.label}" if first else "gain over the first"
     titles = ("mean", "95 % interval", "gain over its untuned model", against, "P(best)")
     columns = [Column("search", left=True), *map(Column, titles), Column("that is", left=True, text=True)]
-    said = (
-        "First objective on the final half. Gains are paired by prompt, those over the first hold for all together; "
-        "P(best) is on the prompts that all have"
-    )
-    return table(columns, [Row([entry.label, *_figures(entry)]) for entry in entries], said)
+    rows = [Row([entry.label, *_figures(entry)]) for entry in entries]
+    return table(columns, rows, "The first objective on the final half of the prompts; gains are paired by prompt")
 
 
 def _figures(entry: Entry) -> list[str]:
@@ -200,7 +197,8 @@ def _origin(entries: Sequence[Entry]) -> Markup:
 def _limits() -> Markup:
     return rendered(ITEMS, lines=[
         "A 95 % interval is for the mean over new prompts of the same kind and new runs of the winner's recipe. Gains "
-        "over the first search hold for all searches together, since the best is picked afterwards.",
+        "over the first search hold for all searches together, since the best is picked afterwards; P(best) is on the "
+        "prompts that all who are compared have answered.",
         "Each winner is the best of its search's finalists on the very scores that stand here, so a search with more "
         "finalists had more chances: its figure is a little too good.",
         "Searches may differ in budget, method, data and model at once. A gain says that one is better, not why: for "

@@ -31,7 +31,7 @@ from tune.shapes import shape_of
 
 KNOWS = 0.1
 """An untuned model whose perplexity is this part of its vocabulary's size or more does little better than guess."""
-FREE = {"tokens_per_second": ("training speed", "tokens a second"), "memory_gb": ("most memory of a worker", "GB")}
+CLOCKED = {"tokens_per_second": ("training speed", "tokens a second"), "memory_gb": ("most memory of a worker", "GB")}
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def _untrained(entry: Entry, vocabulary: int, *, judged: bool) -> str:
     return ""
 
 
-def _score(runs: Sequence[Run], machine: str) -> Measure | None:
-    del machine
+def _score(runs: Sequence[Run], _: str) -> Measure | None:
     values = [run.metrics["spiral_score"] for run in runs if "spiral_score" in run.metrics]
     if not values:
         return None
@@ -92,8 +91,7 @@ def _score(runs: Sequence[Run], machine: str) -> Measure | None:
     return Measure(found.mean, (found.low, found.high), scorer) if found else Measure(float(np.mean(values)), by=scorer)
 
 
-def _perplexity(runs: Sequence[Run], machine: str) -> Measure | None:
-    del machine
+def _perplexity(runs: Sequence[Run], _: str) -> Measure | None:
     return _over_seeds([run.metrics["perplexity"] for run in runs if "perplexity" in run.metrics])
 
 
@@ -164,14 +162,14 @@ def scaling_table(sizes: Sequence[Size]) -> Markup:
 
 def told(name: str) -> str:
     """A measure with its unit."""
-    if name in FREE:
-        return "{} ({})".format(*FREE[name])
+    if name in CLOCKED:
+        return "{} ({})".format(*CLOCKED[name])
     return f"{name} ({DECLARED[name].unit})" if DECLARED[name].unit != "-" else name
 
 
 def law_sentence(sizes: Sequence[Size], name: str) -> str:
     """The law of a measure, or why there is none."""
-    said = FREE[name][0] if name in FREE else name
+    said = CLOCKED[name][0] if name in CLOCKED else name
     try:
         return f"{law_of(sizes, name).sentence(said)}."
     except NoLawError as reason:

@@ -48,7 +48,8 @@ def search_all(
     place = requests[0].places.storage / "results" / "v14" / f"{name}.json"
     write_json(place, report)
     _record(requests, name, found, place, options)
-    text = json.dumps(report, indent=1) if options.json else f"{as_text(found)}\n  {place}"
+    written = [place, *place.parent.glob(f"{name}-report/*.html")]
+    text = json.dumps(report, indent=1) if options.json else "\n  ".join([as_text(found), *map(str, written)])
     sys.stdout.write(text + "\n")
     return WON if found else NO_RESULT
 
