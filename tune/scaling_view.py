@@ -65,18 +65,18 @@ def size_of(entry: Entry) -> Size:
         label=entry.label,
         base_model=request.config.model.base_model,
         parameters=shape.size if shape else None,
-        untrained=_untrained(entry, shape.vocabulary if shape else 0, judged=bool(runs)),
+        untrained=_untrained(entry, shape.vocabulary if shape else None, judged=bool(runs)),
         measures={name: measure for name, measure in found.items() if measure is not None},
     )
 
 
-def _untrained(entry: Entry, vocabulary: int, *, judged: bool) -> str:
+def _untrained(entry: Entry, vocabulary: int | None, *, judged: bool) -> str:
     perplexities = [b.metrics["perplexity"] for b in entry.material.baselines.values() if "perplexity" in b.metrics]
     if not judged:
         return "no winner was judged"
     if not perplexities:
         return "its untuned model's perplexity was not measured, so nobody knows whether its weights are random"
-    if perplexities[0] >= KNOWS * vocabulary:
+    if vocabulary is not None and perplexities[0] >= KNOWS * vocabulary:
         return f"its untuned model has a perplexity of {number(perplexities[0])}: random weights, or as good as random"
     return ""
 

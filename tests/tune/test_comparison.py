@@ -24,7 +24,7 @@ from tune.report import main
 from tune.report_jobs import Piece
 from tune.request import Request, RequestError, new_request
 from tune.scaling import NoLawError
-from tune.scaling_view import law_of, law_sentence, size_of
+from tune.scaling_view import Measure, Size, law_of, law_sentence, size_of
 from tune.spool import SPOOL, read_spool
 
 FAR = "search.parameters={training.learning_rate: {loguniform: [1e-4, 1e-3]}, model.lora_config.r: {choice: [4, 8]}}"
@@ -294,6 +294,23 @@ def test_random_weights_count_for_no_law(toy_sets: list[str], tmp_path: Path) ->
     assert law_sentence(sizes, "memory_gb") == (
         "most memory of a worker: a power law takes 3 different trained sizes, and there are none."
     )
+
+
+def test_speeds_of_different_machines_make_no_law() -> None:
+    sizes = [
+        Size(f"s{n}", "m", 10**n, "", {"tokens_per_second": Measure(10.0 / n, by="a GPU" if n > 1 else "two cores")})
+        for n in (1, 2, 3)
+    ]
+    assert law_sentence(sizes, "tokens_per_second") == (
+        "training speed: no power law over what was measured differently (a GPU; two cores)."
+    )
+
+
+def test_a_model_that_is_not_here_has_no_size(toy_sets: list[str], tmp_path: Path) -> None:
+    requests = [concluded(tmp_path, toy_sets, NEAR, "model.base_model=/gone", name=name) for name in ("one", "two")]
+    page = read(gather_entries(requests), tmp_path / "page", scaling=True)
+    assert "no: size not known" in page.text
+    assert "scaling" not in page.pictures
 
 
 def test_what_was_not_measured_is_a_dash(four: Compared4, tmp_path: Path) -> None:
