@@ -127,8 +127,10 @@ class Delivery:
             self._send_rows(events, doubtful)
         elif kind == "run":
             self._send_run(events[0], doubtful)
-        else:
+        elif kind in self._send_one:
             self._send_one[kind](events[0])
+        else:
+            raise RefusedError(f"an event of a kind that this version does not know: {kind}")
 
     def _connect(self) -> tuple["MlflowClient", str]:
         """The client and the experiment's id; the experiment is created where there is none."""
