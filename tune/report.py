@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read, draw and write: 0, or 2 with one message."""
     options = parser().parse_args(argv)
     try:
-        request = find(options.name, options.track, options.storage)
+        request = find(options.name, options.track, options.storage, with_checkpoints=True)
         from tune.report_data import gather
         from tune.report_sections import report_folder, write_report
 

@@ -137,10 +137,11 @@ def main(argv: Sequence[str] | None = None, trainable: "Trainable | None" = None
 
 def _bad_input() -> tuple[type[Exception], ...]:
     from phasegpt.base_model import ModelError
+    from phasegpt.object_store import StorageError
     from tune.request import RequestError
     from tune.spool import TrackingError
 
-    return RequestError, ModelError, TrackingError
+    return RequestError, ModelError, StorageError, TrackingError
 
 
 def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
@@ -149,6 +150,7 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     from tune.databases import require_driver
     from tune.delivery import tracking_uri
     from tune.drive import drive
+    from tune.request import require_storage
     from tune.wandb_sink import require_wandb
 
     requests = requests_of(options)
@@ -161,6 +163,7 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     require_driver(tracking_uri(project_root(), options.tracking_uri))
     for request in requests:
         _check_study(request)
+        require_storage(request)
         resolve_base(request.config.model.base_model, project_root())
     fetched = [_with_fetched(request, options.tracking_uri) for request in requests]
     if options.track != ALL:
@@ -188,14 +191,18 @@ def _with_fetched(request: "Request", uri: str | None) -> "Request":
     from phasegpt.config import value_at
     from phasegpt.config_io import project_root
     from phasegpt.config_sections import is_registered
+    from phasegpt.mirror import push_below
     from phasegpt.runs import references_of, shared_work_of
     from tune.delivery import tracking_uri
+    from tune.request import RequestError
 
     named = [key for key in (REFERENCE, BASELINE) if is_registered(value_at(request.config, key) or "")]
     if not named:
         return request
     work = references_of(shared_work_of(request.places.storage))
     config = with_fetched_models(request.config, work, tracking_uri(project_root(), uri))
+    if trouble := push_below(work):
+        raise RequestError(trouble)
     said = (f"{key} is {value_at(config, key)}" for key in named)
     return replace(request, config=config, warnings=(*request.warnings, *said))
 

@@ -22,6 +22,7 @@ from tune.cohorts import Cohorts
 from tune.commands import Commands
 from tune.finalists import OWN, Candidate, choose, violations
 from tune.jobs import Job, arm_job, as_config, baseline_job, final_job, trial_job
+from tune.luggage import fetch, job_paths
 from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
 from tune.study import METRICS, ORIGIN, SAMPLED, WHY, Study
 
@@ -202,6 +203,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         """A job ended: tell the study which way."""
         job = self.jobs[trial_id]
         how, why = self._how(trial_id, result, error)
+        if how != "interrupted" and (missing := fetch(job_paths(job, self.spec))) and how == "complete":
+            how, why = "failed", missing
         if job.kind == "trial" and result is not None and result.get(NOTE_KEY):
             self.study.note(job.number, str(result[NOTE_KEY]))
         self.ended[trial_id], self.why[trial_id] = how, why
