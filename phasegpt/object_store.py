@@ -1,10 +1,11 @@
 """Object storage by its address, s3:// or gs://: whole objects put, got, listed and removed, with second attempts.
 
-An object is there whole or as it was before: stores put what was sent when it is complete. Credentials come from the
+An object is there whole or as it was before. Credentials come from the
 environment or from the machine (`AWS_ACCESS_KEY_ID`, an instance's role, `GOOGLE_APPLICATION_CREDENTIALS`), another
 server than Amazon's from `AWS_ENDPOINT_URL_S3`. Knows nothing of runs or searches; pyarrow is imported when it is used.
 """
 
+import io
 import re
 import shutil
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from phasegpt.files import whole_file
 
@@ -81,7 +82,7 @@ class ObjectStore:
         """Put an object and take it away again. Raises StorageError with the cure where that is refused."""
         name = f".check-{uuid.uuid4().hex}"
         try:
-            self._put(name, lambda stream: stream.write(b"phasegpt"))
+            self._replace(name, b"phasegpt")
             self._place[0].delete_file(self._at(name))
         except (OSError, ValueError) as error:
             raise StorageError(self.trouble(error)) from error
@@ -116,20 +117,29 @@ class ObjectStore:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Put an object in place of what is there."""
-        _again(lambda: self._put(name, lambda stream: stream.write(content)))
+        """Put an object in place of what is there, which stays where that is cut short."""
+        _again(lambda: self._replace(name, content))
+
+    def _replace(self, name: str, content: bytes) -> None:
+        """Put beside, and rename: a stream that is closed early leaves what it has got by then."""
+        folder, _, own = name.rpartition("/")
+        stage = f"{folder}/.{own}.{uuid.uuid4().hex}".lstrip("/")
+        self._put(stage, io.BytesIO(content))
+        self._place[0].move(self._at(stage), self._at(name))
 
     def upload(self, path: Path, name: str) -> None:
-        """Put a file in place of what is there."""
-        _again(lambda: self._put(name, lambda stream: _copied(path, stream)))
+        """Put a large file; one that is cut short may be there by half until the next attempt."""
+        with path.open("rb") as file:
+            _again(lambda: self._put(name, file))
 
-    def _put(self, name: str, fill: Callable[[Any], int]) -> None:
-        """Put what `fill` writes, and see that all of it arrived."""
+    def _put(self, name: str, file: BinaryIO) -> None:
+        """Put what a file has, and see that all of it arrived."""
+        file.seek(0)
         with self._place[0].open_output_stream(self._at(name)) as stream:
-            written = fill(stream)
+            shutil.copyfileobj(file, stream, CHUNK)
         there = self._place[0].get_file_info(self._at(name)).size
-        if there != written:
-            raise OSError(f"{name}: {written} bytes were sent, and {there} arrived")
+        if there != file.tell():
+            raise OSError(f"{name}: {file.tell()} bytes were sent, and {there} arrived")
 
     def download(self, name: str, path: Path) -> None:
         """Make a file of an object; it is there whole or not at all."""
@@ -152,13 +162,6 @@ class ObjectStore:
             self._place[0].delete_file(self._at(name))
         except FileNotFoundError:
             return
-
-
-def _copied(path: Path, stream: Any) -> int:
-    """Copy a file to a stream; the bytes that it had."""
-    with path.open("rb") as file:
-        shutil.copyfileobj(file, stream, CHUNK)
-        return file.tell()
 
 
 def _again(attempt: Callable[[], T]) -> T:

@@ -1,9 +1,11 @@
 """Folders that mirror object storage, on a real S3 server."""
 
+import io
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -62,38 +64,43 @@ def test_a_folder_of_the_storage_knows_its_address(machine: Machine, bucket: Buc
     assert address_of(machine("one").folder) == bucket.address
 
 
-def test_a_checkpoint_whose_push_was_cut_passes_for_none(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_whose_push_was_cut_passes_for_none(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = machine("one"), machine("two")
     checkpoint(here.folder / "run", 2)
     here.push(here.folder / "run")
     checkpoint(here.folder / "run", 4)
-    upload = ObjectStore.upload
+    write = ObjectStore.write
 
-    def cut(store: ObjectStore, path: Path, name: str) -> None:
+    def cut(store: ObjectStore, name: str, content: bytes) -> None:
         if name.endswith("checkpoint-4/trainer_state.json"):
             raise OSError("the machine is gone")
-        upload(store, path, name)
+        write(store, name, content)
 
-    monkeypatch.setattr(ObjectStore, "upload", cut)
+    monkeypatch.setattr(ObjectStore, "write", cut)
     with pytest.raises(OSError, match="gone"):
         here.push(here.folder / "run")
     there.pull(there.folder / "run")
     assert (there.folder / "run" / "checkpoint-4" / "adapter_model").is_dir()
     assert newest_checkpoint(there.folder / "run") == there.folder / "run" / "checkpoint-2"
-    monkeypatch.undo()
-    monkeypatch.setattr(object_store, "PAUSES", ())
 
 
-def test_a_cut_upload_leaves_the_object_that_was_there(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_write_that_is_cut_short_leaves_the_object_that_was_there(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = machine("one").store
-    store.write("state", b"whole")
-    monkeypatch.setattr(object_store, "PAUSES", ())
-    with pytest.raises(FileNotFoundError):
-        store.upload(tmp_path / "missing", "state")
+    store.write("search/state.zip", b"whole")
+    copy = object_store.shutil.copyfileobj
+
+    def cut(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        copy(io.BytesIO(source.read(3)), target, length)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(object_store.shutil, "copyfileobj", cut)
+        store.write("search/state.zip", b"newer")
+    assert store.read("search/state.zip") == b"whole"
+    there = machine("two")
+    assert there.pull(there.folder / "search") == 1
 
 
 def test_what_was_removed_here_goes_there_with_an_exact_push_alone(machine: Machine) -> None:
@@ -149,9 +156,10 @@ def test_a_log_that_grew_elsewhere_is_fetched_again_and_nothing_else_is(machine:
 
 def test_of_two_machines_one_makes_what_both_need(machine: Machine) -> None:
     made: list[str] = []
+    folders = {name: machine(name).folder / "shared" / "key" for name in ("one", "two", "three")}
 
     def make(name: str) -> None:
-        folder = machine(name).folder / "shared" / "key"
+        folder = folders[name]
         with made_once(folder, (folder / "part.json").is_file):
             if not (folder / "part.json").is_file():
                 time.sleep(1.5)
@@ -159,14 +167,13 @@ def test_of_two_machines_one_makes_what_both_need(machine: Machine) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "part.json").write_text(name)
 
-    machines = [threading.Thread(target=make, args=(name,)) for name in ("one", "two", "three")]
+    machines = [threading.Thread(target=make, args=(name,)) for name in folders]
     for thread in machines:
         thread.start()
     for thread in machines:
         thread.join()
     assert len(made) == 1
-    kept = {(machine(name).folder / "shared" / "key" / "part.json").read_text() for name in ("one", "two", "three")}
-    assert kept == {made[0]}
+    assert {(folder / "part.json").read_text() for folder in folders.values()} == {made[0]}
 
 
 def test_a_claim_that_nobody_renews_runs_out(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,10 +225,10 @@ def test_a_short_absence_is_waited_for(machine: Machine, monkeypatch: pytest.Mon
     monkeypatch.setattr(object_store, "PAUSES", (0.0, 0.0))
     store, put, failures = machine("one").store, ObjectStore._put, [OSError("away"), OSError("away")]
 
-    def away(self: ObjectStore, *given: object) -> None:
+    def away(self: ObjectStore, *given: Any) -> None:
         if failures:
             raise failures.pop()
-        put(self, *given)  # type: ignore[arg-type]
+        put(self, *given)
 
     monkeypatch.setattr(ObjectStore, "_put", away)
     store.write("state", b"here")
