@@ -124,7 +124,7 @@ def test_what_a_search_came_to_is_told_on_another_machine(
     assert [trial["state"] for trial in told["trials"]] == ["complete"] * 5
     summary = second.storage(monkeypatch) / "results" / "v14" / "track_b" / "s.json"
     assert comparable(read_json(summary)) == comparable(found)
-    assert (summary.parent / "s-report" / "report.html").is_file()
+    assert (summary.parent / "s-insight" / "importance.png").is_file()
     again = first.start(*NEW)
     _, err = again.communicate(timeout=200)
     assert again.returncode == 2
