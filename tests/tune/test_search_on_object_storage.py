@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def test_what_a_search_came_to_is_told_on_another_machine(
     summary = second.storage(monkeypatch) / "results" / "v14" / "track_b" / "s.json"
     assert comparable(read_json(summary)) == comparable(found)
     assert (summary.parent / "s-insight" / "importance.png").is_file()
-    again = first.start(*NEW)
+    again = replace(first, cache=first.cache.with_name("three")).start(*NEW)
     _, err = again.communicate(timeout=200)
     assert again.returncode == 2
     assert "has a search of this name; go on with --resume s or take another" in err
