@@ -69,8 +69,7 @@ def _claimed(mirror: Mirror, places: "SearchPlaces") -> Iterator[None]:
 
 def _claim(mirror: Mirror, places: "SearchPlaces") -> Claim:
     """The claim on a search; where somebody has it, wait until it is renewed or has run out: its driver may be dead."""
-    name, holder = mirror.name(places.folder / "driver.claim"), f"{socket.gethostname()}:{mirror.folder}"
-    claim, until = Claim(mirror, name, holder), time.monotonic() + COUNTS + LOOK
+    claim, until = _claim_on(mirror, places.folder), time.monotonic() + COUNTS + LOOK
     if (other := claim.other()) is not None:
         sys.stderr.write(f"{places.name}: waiting up to {COUNTS:.0f} s to see whether {other} still runs it\n")
     while not claim.take():
@@ -78,6 +77,20 @@ def _claim(mirror: Mirror, places: "SearchPlaces") -> Claim:
             raise BusyError
         time.sleep(LOOK)
     return claim
+
+
+def _claim_on(mirror: Mirror, folder: Path) -> Claim:
+    return Claim(mirror, mirror.name(folder / "driver.claim"), f"{socket.gethostname()}:{mirror.folder}")
+
+
+def driven_elsewhere(folder: Path) -> bool:
+    """Whether a driver on another machine holds the search in `folder`; one that cannot be asked for does not."""
+    mirror = mirror_of(folder)
+    try:
+        return mirror is not None and _claim_on(mirror, folder).other() is not None
+    except OSError as error:
+        log.warning("who runs the search in %s could not be asked: %s", folder, error)
+        return False
 
 
 def _fetch_all(mirror: Mirror, places: "SearchPlaces") -> None:

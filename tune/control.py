@@ -63,7 +63,7 @@ def _verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
     p: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=f"{about.capitalize()}.")
     p.add_argument("name", metavar="NAME", help="the search")
     p.add_argument("--track", choices=TRACKS, help="where several tracks have a search of this name")
-    p.add_argument("--storage", metavar="FOLDER", help="where the search writes (default: the project)")
+    p.add_argument("--storage", metavar="PLACE", help="where the search writes (default: the project)")
     return p
 
 
@@ -211,13 +211,15 @@ def _when(request: "Request") -> str:
 
 
 def running(folder: Path) -> bool:
-    """Whether some process drives the search in `folder`."""
+    """Whether some process drives the search in `folder`, on this machine or on another that shares its storage."""
     from filelock import FileLock, Timeout
+
+    from tune.backup import driven_elsewhere
 
     if not (folder / "driver.lock").is_file():
         return False
     try:
         with FileLock(folder / "driver.lock", timeout=0):
-            return False
+            return driven_elsewhere(folder)
     except Timeout:
         return True

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("name", metavar="NAME", help="the search; it may be running")
     p.add_argument("--track", choices=TRACKS, help="where several tracks have a search of this name")
-    p.add_argument("--storage", metavar="FOLDER", help="where the search writes (default: the project)")
+    p.add_argument("--storage", metavar="PLACE", help="where the search writes (default: the project)")
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: NAME-report beside the summary)")
     p.add_argument("--open", action="store_true", help="show the page in a browser")
     p.add_argument("--json", action="store_true", help="print one JSON object: the page, its pictures, the verdict")

@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   python -m tune.search --track b --resume b-20260101-120000
   python -m tune.search status b-20260101-120000        also stop, extend, clone and clean; each has --help
   python -m tune.search --track b --address auto --storage /shared/phasegpt
+  python -m tune.search --track b --storage s3://bucket/team            also --resume NAME, from another machine
   PGPASSWORD=… python -m tune.search --track b --study-url postgresql://me@db.example.org/studies
 """
 
@@ -91,7 +92,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, metavar="N", help="seed of data split, adapters and sampler")
     p.add_argument("--name", help="name of the search (default: track and time)")
     p.add_argument("--resume", metavar="NAME", help="go on with a search that was stopped")
-    p.add_argument("--storage", metavar="FOLDER", help="where checkpoints, results and logs go (default: the project)")
+    p.add_argument(
+        "--storage",
+        metavar="PLACE",
+        help="where checkpoints, results and logs go: a folder, s3://… or gs://… (default: the project)",
+    )
     p.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )

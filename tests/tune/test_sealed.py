@@ -14,6 +14,7 @@ from phasegpt.object_store import ObjectStore, StorageError
 from tests.object_server import Bucket
 from tune.backup import BusyError, kept
 from tune.commands import Command, Commands, give
+from tune.control import running
 from tune.request import RequestError, SearchPlaces, resumed_request
 from tune.sealed import STATE, put_commands, restore
 from tune.spool import SPOOL, UNSEEN, read_spool
@@ -100,8 +101,10 @@ def test_what_is_asked_on_another_machine_reaches_the_driver(on: On) -> None:
         until(lambda: _is_there(second))
         give(second.folder, Command("extend", trials=2))
         put_commands(second)
+        assert running(second.folder)
         until(lambda: bool(seen.all()))
         assert [command.trials for command in seen.all()] == [2]
+    assert not running(second.folder)
 
 
 def _is_there(places: SearchPlaces) -> bool:
