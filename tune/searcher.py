@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 
 from phasegpt.config_search import Search
 from phasegpt.files import read_json
+from phasegpt.mirror import mirror_of
 from phasegpt.pairs import HALVES
 from tune.arms import Arm
 from tune.cohorts import Cohorts
@@ -64,6 +65,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         halving = search.scheduler == "halving"
         self._cohorts = Cohorts(study, search, rungs, self.baseline, self._pruned) if halving else None
         self.to_stop: set[int] = set()
+        self._mirrors = mirror_of(results) is not None
         self._commands = commands
         self.obey(first=True)
 
@@ -203,8 +205,9 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         """A job ended: tell the study which way."""
         job = self.jobs[trial_id]
         how, why = self._how(trial_id, result, error)
-        if how != "interrupted" and (missing := fetch(job_paths(job, self.spec))) and how == "complete":
-            how, why = "failed", missing
+        if self._mirrors and how != "interrupted":
+            missing = fetch(job_paths(job, self.spec))
+            how, why = ("failed", missing) if missing and how == "complete" else (how, why)
         if job.kind == "trial" and result is not None and result.get(NOTE_KEY):
             self.study.note(job.number, str(result[NOTE_KEY]))
         self.ended[trial_id], self.why[trial_id] = how, why
