@@ -49,7 +49,7 @@ def requests_of(names: Sequence[str], track: str | None, storage: str | None) ->
     found = []
     for name in names:
         given, _, plain = name.rpartition("/")
-        found.append(find(plain, given or track, storage))
+        found.append(find(plain, given or track, storage, with_checkpoints=True))
     arms = next((request.name for request in found if request.arms), None)
     if arms is not None:
         raise RequestError(f"{arms} is an ablation: it has no winner to compare; see: python -m tune.report {arms}")

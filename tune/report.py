@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--compare", action="store_true", help="several searches side by side, against the first")
     p.add_argument("--scaling", action="store_true", help="with --compare: the view over sizes also of one size")
     p.add_argument("--track", choices=TRACKS, help="where several tracks have a search of this name")
-    p.add_argument("--storage", metavar="FOLDER", help="where the search writes (default: the project)")
+    p.add_argument("--storage", metavar="PLACE", help="where the search writes (default: the project)")
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: beside the results)")
     p.add_argument("--open", action="store_true", help="show the page in a browser")
     p.add_argument("--json", action="store_true", help="print one JSON object: the page, its pictures, what it says")
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """The report of one search: its page, and its verdict for scripts."""
     track, _, name = options.names[0].rpartition("/")
-    request = find(name, track or options.track, options.storage)
+    request = find(name, track or options.track, options.storage, with_checkpoints=True)
     from tune.report_data import gather
     from tune.report_sections import report_folder, write_report
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from phasegpt.config_io import project_root
 from phasegpt.files import read_json, write_json
+from phasegpt.mirror import push_below
 from tune import environment
 from tune.captions import NOTE, as_block
 from tune.compared import Compared, compare
@@ -21,6 +22,7 @@ from tune.delivery import tracking_uri
 from tune.drive import INTERRUPTED, NO_RESULT, WON, Trainable, drive
 from tune.keepsakes import leave_comparison
 from tune.request import Request
+from tune.sealed import put_new
 from tune.spool import SPOOL
 from tune.sync import unsent
 from tune.tracking import Tracker
@@ -36,6 +38,7 @@ def search_all(
     for request in requests:
         if not request.resumed:
             request.save()  # all of them: a resume finds the later ones as well
+            put_new(request.places)
     dashboard = any(request.config.training.distributed.workers > 1 for request in requests)
     with cluster(options.address, dashboard=dashboard):
         for request in requests:
@@ -49,6 +52,8 @@ def search_all(
     }
     place = requests[0].places.storage / "results" / "v14" / f"{name}.json"
     write_json(place, report)
+    if trouble := push_below(place):
+        sys.stderr.write(f"{place} is here alone: {trouble}\n")
     _record(requests, name, found, place, options)
     written = [place, *place.parent.glob(f"{name}-report/*.html")]
     text = json.dumps(report, indent=1) if options.json else "\n  ".join([as_text(found), *map(str, written)])

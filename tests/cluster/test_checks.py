@@ -81,6 +81,12 @@ def test_a_storage_that_the_head_cannot_write_is_one_failure_not_one_a_node() ->
     assert failure.what == "--storage /ro: the head cannot write there: Read-only file system"
 
 
+def test_object_storage_that_a_node_cannot_write_to_is_named_with_that_node_and_why() -> None:
+    (failure,) = checks.storage_is_shared(told({"storage_error": ""}, {"storage_error": "denied"}), "s3://bucket/a")
+    assert failure.what == "--storage s3://bucket/a: host-1 cannot write there: denied"
+    assert "role" in failure.cure
+
+
 def test_an_mlflow_that_the_cluster_does_not_reach_is_named_with_why() -> None:
     (failure,) = checks.tracking_answers(told({}, tracking="Connection refused"), "http://127.0.0.1:5000")
     assert failure.what.endswith("does not answer from the cluster: Connection refused")
