@@ -9,6 +9,7 @@ from cluster import probe
 from cluster.checks import PACKAGES, Told
 from cluster.jobs import exit_status, wait
 from cluster.sending import SETUP_WAIT, Surroundings, send
+from tune.capacity import Ask, bundles
 from tune.request import RequestError
 
 if TYPE_CHECKING:
@@ -19,15 +20,25 @@ PATIENCE = 300.0
 
 
 def ask(
-    client: "JobSubmissionClient", around: Surroundings, storage: str, tracking_uri: str, paths: Sequence[str]
+    client: "JobSubmissionClient",
+    around: Surroundings,
+    storage: str,
+    tracking_uri: str,
+    paths: Sequence[str],
+    needs: Ask,
 ) -> Told:
-    """What the cluster's nodes have and see. Raises RequestError where the probe does not come to an end."""
+    """What the cluster's nodes have and see, and whether there is or will be room for a job with such `needs`.
+
+    Raises RequestError where the probe does not come to an end.
+    """
     asked = {
         "id": secrets.token_hex(4),
         "storage": storage,
         "tracking_uri": tracking_uri,
         "packages": PACKAGES,
         "paths": list(paths),
+        "bundles": bundles([], needs),
+        "placement": needs.placement,
     }
     id = send(client, "probe", ["python", "-m", probe.__name__, json.dumps(asked)], around, {"kind": "probe"})
     installs = around.pip or around.uv or around.image

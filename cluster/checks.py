@@ -29,11 +29,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Told:
-    """What a probe said of a cluster."""
+    """What a probe said of a cluster. `room`: a job has room now, or the autoscaler will make it."""
 
     nodes: Sequence[Mapping[str, Any]]
     storage_error: str
     tracking_error: str
+    room: bool = False
 
     @property
     def resources(self) -> list[Node]:
@@ -170,7 +171,16 @@ def tracking_answers(told: Told, uri: str) -> list[Failure]:
 
 
 def one_trial_fits(told: Told, ask: Ask, max_concurrent: int | None) -> list[Failure]:
-    """The cluster as it is has room for at least one trial."""
+    """The cluster has room for at least one trial, or grows."""
+    return [] if told.room else _too_small(told, ask, max_concurrent)
+
+
+def waits_for_nodes(told: Told, ask: Ask) -> list[str]:
+    """What the first trial waits for where the cluster has no room for it yet, but grows."""
+    return [failure.what for failure in _too_small(told, ask, None)] if told.room else []
+
+
+def _too_small(told: Told, ask: Ask, max_concurrent: int | None) -> list[Failure]:
     try:
         slots(told.resources, ask, max_concurrent)
     except ClusterError as error:

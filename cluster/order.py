@@ -86,16 +86,19 @@ class Order:
         _refuse(checks.same_ray(self.target.dashboard.ray_version(), ray.__version__))
         tell(f"looking at the cluster at {self.target.dashboard.address} ...")
         begun = time.monotonic()
-        told = ask(client, self.around, self.storage, self.tracking_uri, self.paths)
+        told = ask(client, self.around, self.storage, self.tracking_uri, self.paths, self._needs())
         tell(f"  {len(told.nodes)} nodes, looked at in {time.monotonic() - begun:.0f} s")
         if self.options.resume is None:
             self._decide_profile(told, tell)
         _refuse(self._failures(told))
+        for wanted in checks.waits_for_nodes(told, self._needs()):
+            tell(f"  the search will wait for nodes: {wanted}")
 
     def _decide_profile(self, told: Told, tell: Tell) -> None:
         """`auto` means the cluster's GPUs, not this machine's; what it leads to is checked as the search checks it."""
         own = is_own_file(self.options.config)
-        profile, reason = choose_profile(self.options.profile, told.has_gpu, own=own)
+        gpu = told.has_gpu or bool(self.options.gpus_per_worker)  # a cluster that grows may have none yet
+        profile, reason = choose_profile(self.options.profile, gpu, own=own)
         tell(f"  {reason}")
         self.options.profile = profile or "none"
         self.requests = search.requests_of(self.options)
@@ -113,6 +116,11 @@ class Order:
             needs = Ask.of(request.config.training.distributed.workers, self.options)
             found += checks.one_trial_fits(told, needs, request.config.search.max_concurrent)
         return list(dict.fromkeys(found))
+
+    def _needs(self) -> Ask:
+        """What a trial asks of the cluster; of several searches, one of that which has most workers."""
+        workers = [request.config.training.distributed.workers for request in self.requests]
+        return Ask.of(max(workers, default=1), self.options)
 
 
 def place_order(

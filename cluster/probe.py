@@ -1,7 +1,8 @@
 """Runs on a cluster before a job does: what each node has and sees, printed as one line of JSON behind MARK.
 
 Needs Python and Ray with its pyarrow alone, so that it can tell what else is missing. Asked by one argument, JSON too:
-{"id", "storage", "tracking_uri", "packages": [names], "paths": [full paths]}. `checks` judges what it says.
+{"id", "storage", "tracking_uri", "packages": [names], "paths": [full paths], "bundles": [what each worker of a job
+needs], "placement"}. `checks` judges what it says.
 """
 
 import importlib.metadata
@@ -15,6 +16,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tune import growth
 
 MARK = "PHASEGPT-PROBE "
 PATIENCE = 120.0
@@ -55,6 +58,7 @@ def main(argument: str) -> None:
     said = {
         "storage_error": storage_error,
         "tracking_error": tracking_error(asked["tracking_uri"]),
+        "room": _has_or_makes_room(asked),
         "nodes": [
             {"host": node["NodeManagerHostname"], "resources": node["Resources"], "told": told[node["NodeID"]]}
             for node in nodes
@@ -75,6 +79,12 @@ def _everywhere(ids: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
     ]
     ready, _ = ray.wait(answers, num_returns=len(answers), timeout=PATIENCE)
     return {id: ray.get(answer) if answer in ready else None for id, answer in zip(ids, answers, strict=True)}
+
+
+def _has_or_makes_room(asked: Mapping[str, Any]) -> bool:
+    """Whether a job has room at this moment, or will have it once the autoscaler has added nodes."""
+    with growth.asked_for(1, asked["bundles"], asked["placement"]) as groups:
+        return all(group.wait(1) for group in groups) or growth.may_come(groups)
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,7 @@
 """What a cluster has room for: how many jobs at once, and what each worker of a job may use. Plain arithmetic on nodes.
 
-A request that the cluster can never meet is refused at the start, with what the cluster has, instead of waiting for
-ever: Ray itself would wait for nodes to come.
+A request that the nodes cannot meet is refused with what they have, instead of waiting for ever as Ray would; `waiting`
+knows of clusters that grow.
 """
 
 import argparse
@@ -93,8 +93,7 @@ def slots(nodes: Sequence[Node], ask: Ask, max_concurrent: int | None = None) ->
     workers a core each at least, two where they are. Raises ClusterError where not even one job fits.
     """
     usable = [node for node in nodes if _has_type(node, ask.accelerator_type)]
-    gpus = ask.gpus if ask.gpus is not None else (1.0 if _total(usable, "GPU") else 0.0)
-    cpus = ask.cpus if ask.cpus is not None else _least_cpus(usable, ask, gpus)
+    cpus, gpus = _least(usable, ask)
     fits = _jobs(usable, ask, cpus, gpus)
     if fits < 1 and ask.least is not None:
         fits = min(1, _jobs(usable, ask, cpus, gpus, ask.least))
@@ -102,6 +101,24 @@ def slots(nodes: Sequence[Node], ask: Ask, max_concurrent: int | None = None) ->
         raise ClusterError(_refusal(nodes, ask, cpus, gpus))
     count = min(fits, max_concurrent or fits)
     return Slots(count, cpus if ask.cpus is not None else _fair_cpus(usable, ask, cpus, gpus, count), gpus, ask.workers)
+
+
+def bundles(nodes: Sequence[Node], ask: Ask) -> list[dict[str, float]]:
+    """What each worker of a job needs at least, as Ray's placement groups take it."""
+    cpus, gpus = _least([node for node in nodes if _has_type(node, ask.accelerator_type)], ask)
+    each = {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **type_resource(ask.accelerator_type)}
+    return [dict(each) for _ in range(ask.least or ask.workers)]
+
+
+def type_resource(accelerator_type: str | None) -> dict[str, float]:
+    """What a job takes of the resource by which Ray tells nodes with such a GPU: next to nothing."""
+    return {f"accelerator_type:{accelerator_type}": 0.001} if accelerator_type else {}
+
+
+def _least(usable: Sequence[Node], ask: Ask) -> tuple[float, float]:
+    """The cores and GPUs of a worker, as they were asked for or as the nodes suggest."""
+    gpus = ask.gpus if ask.gpus is not None else (1.0 if _total(usable, "GPU") else 0.0)
+    return (ask.cpus if ask.cpus is not None else _least_cpus(usable, ask, gpus)), gpus
 
 
 def _has_type(node: Node, accelerator_type: str | None) -> bool:

@@ -9,7 +9,8 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from phasegpt.files import read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
 from tune.backup import BusyError, kept
-from tune.capacity import Ask, chosen, slots
+from tune.capacity import Ask, Node, Slots, chosen, slots
 from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
 from tune.databases import held
@@ -134,8 +135,9 @@ class _Drive:
         request = self.request
         workers = request.config.training.distributed.workers
         ask = Ask.of(workers, self.options)
-        with cluster(self.options.address, dashboard=workers > 1) as nodes:
-            slot = slots(nodes, ask, request.config.search.max_concurrent)
+        # stdout is for the one object of --json; Ray writes there of workers that died
+        with redirect_stdout(sys.stderr), cluster(self.options.address, dashboard=workers > 1) as nodes:
+            slot = self._room(nodes, ask)
             hands, tags = crew(slot, ask), search_tags(request)
             searcher = make_searcher(request, hands)
             sweep = self._sweep(searcher)
@@ -150,6 +152,16 @@ class _Drive:
             self.tracker.finish(request.name, "KILLED")
             return self._interrupted()
         return self._end_ablation(searcher) if request.arms else self._end(searcher)
+
+    def _room(self, nodes: Sequence[Node], ask: Ask) -> Slots:
+        """What there is room for: on this machine what it has, on a cluster what it has or may grow to."""
+        from tune.run import living_nodes
+        from tune.waiting import find_room
+
+        most = self.request.config.search.max_concurrent
+        if self.options.address is None:
+            return slots(nodes, ask, most)
+        return find_room(living_nodes, ask, most, self.options.wait_minutes, self.console.say)
 
     def _begin(self, tags: Mapping[str, str], watch: "Watch") -> None:
         begin_search(self.request, self.tracker, tags, self.family)

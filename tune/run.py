@@ -20,8 +20,9 @@ from phasegpt.config_io import project_root
 from phasegpt.crew import Crew
 from phasegpt.mirror import address_of, mirror_of
 from tune.amounts import amounts_of
-from tune.capacity import Ask, Node, Slots
+from tune.capacity import Ask, Node, Slots, type_resource
 from tune.commands import Commands
+from tune.losses import FREE, Losses
 from tune.luggage import ADDRESS
 from tune.request import Request
 from tune.scheduler import NotingScheduler
@@ -48,7 +49,7 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
     left. `environment.prepare` comes before this module's import.
     """
     if ray.is_initialized():
-        yield _nodes()
+        yield living_nodes()
         return
     if address is None:
         ray.init(
@@ -61,12 +62,13 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
     else:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield _nodes()
+        yield living_nodes()
     finally:
         ray.shutdown()
 
 
-def _nodes() -> Sequence[Node]:
+def living_nodes() -> Sequence[Node]:
+    """What each living node of the cluster has."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
@@ -117,7 +119,7 @@ def trial_resources(workers: Crew) -> dict[str, float]:
     """What a trial reserves: what it uses, or next to nothing where it has workers that reserve for themselves."""
     if workers.count > 1:
         return {"memory": TRIAL_MEMORY}
-    kind = {f"accelerator_type:{workers.accelerator_type}": 0.001} if workers.accelerator_type else {}
+    kind = type_resource(workers.accelerator_type)
     return {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {}), **kind}
 
 
@@ -144,9 +146,9 @@ def run_jobs(
         run_config=tune.RunConfig(
             name=f"ray-{os.getpid()}",
             storage_path=str(request.places.folder / "ray"),
-            callbacks=[watch],
+            callbacks=[watch, Losses()],
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=FREE),
         ),
     )
     tuner.fit()

@@ -5,6 +5,7 @@ Exit status: 0 a winner was found, 2 bad input, 3 the search ended without a usa
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -104,10 +105,25 @@ def parser() -> argparse.ArgumentParser:
         "--study-url", metavar="URL", help="keep the study in PostgreSQL (default: a journal beside the search)"
     )
     p.add_argument("--address", metavar="ADDR", help="a running Ray cluster (default: one for this search alone)")
+    p.add_argument(
+        "--wait-minutes",
+        type=_minutes,
+        default=30.0,
+        metavar="M",
+        help="how long to wait for the first node of a cluster that grows (default: 30)",
+    )
     p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
     p.add_argument("--measure", action="store_true", help="with --plan: measure this machine first (up to a minute)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of progress")
     return p
+
+
+def _minutes(text: str) -> float:
+    """A number of minutes, as a type of argparse."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of minutes, 0 or more")
+    return value
 
 
 def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:

@@ -1,5 +1,6 @@
 """Each check before a job is sent: silent where all is well, else what is wrong with its cure."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,15 @@ def test_a_trial_that_fits_nowhere_tells_what_the_nodes_have() -> None:
     (failure,) = checks.one_trial_fits(told({}, {}), Ask(cpus=4.0), None)
     assert "needs 0 GPU and 4 CPU; the cluster has a node with 0 GPU and 1 CPU; a node" in failure.what
     assert "--cpus-per-worker" in failure.cure
+
+
+def test_a_cluster_that_grows_is_waited_for_where_it_is_too_small_yet() -> None:
+    grows = replace(told({}), room=True)
+    assert not checks.one_trial_fits(grows, Ask(gpus=1.0), None)
+    (wanted,) = checks.waits_for_nodes(grows, Ask(gpus=1.0))
+    assert wanted == "a trial needs 1 GPU and 1 CPU; the cluster has a node with 0 GPU and 1 CPU"
+    assert not checks.waits_for_nodes(grows, Ask())
+    assert not checks.waits_for_nodes(told({}), Ask(gpus=1.0))
 
 
 @pytest.mark.parametrize("storage", ["/shared/phasegpt", "s3://bucket/phasegpt"])

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from cluster.grow import parser as grow_parser
 from tests.cluster.deployed import (
     DOCKERFILE,
     FILES,
@@ -58,19 +57,18 @@ def test_the_searches_in_it_are_taken_by_the_search_itself(file: Deployed) -> No
 
 
 @every_file
-def test_each_search_waits_for_no_more_gpus_than_the_cluster_may_have(file: Deployed) -> None:
-    found = module_commands(folded(file), "cluster.grow")
-    assert len(found) == len(module_commands(folded(file), "tune.search"))
-    for words in found:
-        options = grow_parser().parse_args(words)
-        assert options.command[:3] == ["python", "-m", "tune.search"]
-        assert 1 <= options.gpus <= most_gpu_nodes(file)
+def test_each_search_grows_to_no_more_gpus_than_the_cluster_may_have(file: Deployed) -> None:
+    for words in module_commands(folded(file), "tune.search"):
+        options = search_parser().parse_args(words)
+        assert options.gpus_per_worker == 1
+        if options.resume is None:  # one that goes on knows how many it was asked for
+            assert 1 <= options.max_concurrent <= most_gpu_nodes(file)
 
 
-def test_the_search_that_the_docs_put_behind_nodes_is_one() -> None:
-    (words,) = module_commands((ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), "cluster.grow")
-    options = grow_parser().parse_args(words)
-    assert search_parser().parse_args(options.command[3:]).address == "auto"
+def test_the_search_that_the_docs_send_to_a_cluster_that_grows_is_one() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    found = [search_parser().parse_args(words) for words in module_commands(text, "tune.search") if "auto" in words]
+    assert [options.gpus_per_worker for options in found] == [1]
 
 
 def folded(file: Deployed) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tune.capacity import OPTIONS, Ask, ClusterError, Node, Slots, add_options, chosen, shared_by, slots
+from tune.capacity import OPTIONS, Ask, ClusterError, Node, Slots, add_options, bundles, chosen, shared_by, slots
 
 LAPTOP: Sequence[Node] = ({"CPU": 2.0},)
 BOX: Sequence[Node] = ({"CPU": 16.0, "GPU": 4.0, "accelerator_type:A100": 1.0},)
@@ -71,6 +71,22 @@ def test_what_can_never_fit_is_refused_with_what_there_is(nodes: Sequence[Node],
     with pytest.raises(ClusterError) as caught:
         slots(nodes, ask)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ask", "expected"),
+    [
+        ((), Ask(), [{"CPU": 1.0}]),
+        (({"CPU": 0.0},), Ask(gpus=0.5), [{"CPU": 1.0, "GPU": 0.5}]),
+        (BOX, Ask(2, cpus=3), [{"CPU": 3, "GPU": 1.0}] * 2),
+        ((), Ask(4, least=2), [{"CPU": 1.0}] * 2),
+        ((), Ask(gpus=1, accelerator_type="H100"), [{"CPU": 1.0, "GPU": 1, "accelerator_type:H100": 0.001}]),
+    ],
+)
+def test_each_worker_has_a_bundle_of_what_it_needs_at_least(
+    nodes: Sequence[Node], ask: Ask, expected: list[dict[str, float]]
+) -> None:
+    assert bundles(nodes, ask) == expected
 
 
 def options(*words: str) -> argparse.Namespace:

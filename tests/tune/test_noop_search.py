@@ -13,6 +13,7 @@ import pytest
 
 from phasegpt.files import read_json
 from tests.noop import BEGUN, SECONDS
+from tests.noop_dying import ATTEMPTS
 from tests.ray_cluster import Cluster
 from tune.search import main as search
 
@@ -21,14 +22,16 @@ ROOT = Path(__file__).parents[2]
 LENGTH = ["training.max_steps=9", "evaluation.eval_interval=3"]
 
 
-def started(cluster: Cluster, folder: Path, *sets: str, track: str = "b") -> subprocess.Popen[str]:
+def started(
+    cluster: Cluster, folder: Path, *sets: str, track: str = "b", module: str = "tests.noop"
+) -> subprocess.Popen[str]:
     """A search named s in `folder` on the tests' cluster."""
     words = ["--track", track, "--profile", "laptop", "--name", "s", "--storage", str(folder), "--json"]
     words += ["--address", cluster.address, "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     words += [word for value in (*(LENGTH if track == "b" else ()), *sets) for word in ("--set", value)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.noop", *words],
+        [sys.executable, "-m", module, *words],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -156,3 +159,17 @@ def until(true: Callable[[], bool]) -> None:
     while not true() and time.monotonic() < patience:
         time.sleep(0.02)
     assert true()
+
+
+def test_a_trial_may_lose_its_worker_as_often_as_it_gets_further_and_once_more(
+    ray_cluster: Cluster, tmp_path: Path
+) -> None:
+    sets = ["search.objectives={eval_loss: min}", "search.constraints={}", "search.finalists={count: 1, seeds: 1}"]
+    sets += ["search.trials=3", "search.sampler=random", "training.max_steps=5", "evaluation.eval_interval=1"]
+    process = started(ray_cluster, tmp_path, *sets, module="tests.noop_dying")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    trials = {trial["id"]: trial["state"] for trial in json.loads(out)["trials"]}
+    assert trials == {"trial-000": "COMPLETE", "trial-001": "COMPLETE", "trial-002": "FAIL"}
+    attempts = (tmp_path / ATTEMPTS).read_text().splitlines()
+    assert (attempts.count("trial-001"), attempts.count("trial-002")) == (5, 2)

@@ -137,3 +137,13 @@ def test_an_unknown_option_is_refused_by_the_parser() -> None:
     done = run("--track", "z")
     assert done.returncode == 2
     assert "invalid choice: 'z'" in done.stderr
+
+
+@pytest.mark.parametrize("minutes", ["-1", "nan", "inf", "soon"])
+def test_a_time_to_wait_that_is_none_is_refused(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from tune.search import parser
+
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(["--track", "b", "--wait-minutes", minutes])
+    assert ended.value.code == 2
+    assert "--wait-minutes" in capsys.readouterr().err
