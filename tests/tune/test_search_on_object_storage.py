@@ -91,6 +91,7 @@ def until_begun(storage: Path, jobs: int, process: "subprocess.Popen[str]") -> N
         time.sleep(0.05)
 
 
+@pytest.mark.faults
 def test_a_search_that_is_killed_goes_on_on_a_fresh_machine_and_ends_as_an_undisturbed_one(
     machines: tuple[Machine, Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
