@@ -55,7 +55,10 @@ def storage_can_be_shared(storage: str | None) -> list[Failure]:
     """A job's own folder is temporary: what is to stay needs a place that is the same for every node."""
     if storage is None:
         return [
-            Failure("--storage is missing", "name a folder that every node sees, by its full path: /shared/phasegpt")
+            Failure(
+                "--storage is missing",
+                "name a folder that every node sees, by its full path: /shared/phasegpt; or s3://BUCKET/PREFIX",
+            )
         ]
     if "://" in storage or PurePosixPath(storage).is_absolute():
         return []
@@ -73,6 +76,13 @@ def tracking_is_http(uri: str | None) -> list[Failure]:
         cure = "leave them out and send them with --env MLFLOW_TRACKING_USERNAME --env MLFLOW_TRACKING_PASSWORD"
         return [Failure("--tracking-uri holds a user and a password, which everybody on the cluster would see", cure)]
     return []
+
+
+def study_is_bare(url: str | None) -> list[Failure]:
+    """The address of the study goes to the job in its command."""
+    if url is None or not re.search(r"//[^/@]*:[^/@]*@|password=", url):
+        return []
+    return [Failure("--study-url holds a password, which everybody on the cluster would see", "send --env PGPASSWORD")]
 
 
 def same_ray(theirs: str, ours: str) -> list[Failure]:
@@ -131,12 +141,24 @@ def has_paths(told: Told) -> list[Failure]:
 
 def storage_is_shared(told: Told, storage: str) -> list[Failure]:
     """What one node writes the others see."""
+    if "://" in storage:
+        return _every_node_writes(told, storage)
     cure = "name a folder of a shared file system (NFS, EFS, Filestore, a ReadWriteMany volume) that all nodes mount"
     if told.storage_error:
         return [Failure(f"--storage {storage}: the head cannot write there: {told.storage_error}", cure)]
     return [
         Failure(f"--storage {storage} is not shared: {host} does not see what the head wrote", cure)
         for host in sorted({host for host, node in told.answers() if node["storage_error"]})
+    ]
+
+
+def _every_node_writes(told: Told, storage: str) -> list[Failure]:
+    """Nodes meet in object storage: each of them must reach it, with credentials of its own."""
+    cure = "give the nodes a role that may read, write and delete there, and send what else they need with --env NAME"
+    return [
+        Failure(f"--storage {storage}: {host} cannot write there: {node['storage_error']}", cure)
+        for host, node in told.answers()
+        if node["storage_error"]
     ]
 
 

@@ -148,7 +148,8 @@ def asking() -> Iterator[None]:
     try:
         yield
     except _out_of_reach() as error:
-        raise RequestError(f"the cluster does not answer as it should: {str(error).splitlines()[0]}") from error
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise RequestError(f"the cluster does not answer as it should: {said}") from error
 
 
 def _out_of_reach() -> tuple[type[Exception], ...]:

@@ -54,12 +54,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and do it; every message is for people."""
     options = parser().parse_args(argv)
-    from tune.request import RequestError
-
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (RequestError, ValueError) as error:
+    except (ValueError, RuntimeError) as error:  # RequestError, a damaged state, a process that cannot be ended
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -86,13 +84,13 @@ def _start(options: argparse.Namespace) -> int:
 
 
 def _start_alone(options: argparse.Namespace) -> int:
-    from cluster.nodes import bring_up, new_cluster, short_folder
+    from cluster.nodes import bring_up, new_cluster
     from cluster.state import cluster_folder, read_state, write_state
     from tune.request import storage_folder
 
     _refuse_second()
     storage = storage_folder(options.storage) if options.storage else cluster_folder() / "storage"
-    cluster = new_cluster(storage, options.host, options.port, short_folder())
+    cluster = new_cluster(storage, options.host, options.port)
     write_state(cluster)
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:

@@ -22,7 +22,7 @@ def read_status() -> dict[str, Any]:
             f"end the rest (python -m cluster.local stop) and start again"
         )
     dashboard = Dashboard(cluster.address, read_token())
-    jobs = [job for job in dashboard.get("/api/jobs/") if job.get("submission_id")]
+    jobs = [job for job in dashboard.get("/api/jobs/") if "search" in (job.get("metadata") or {})]
     return {
         "dashboard": cluster.address,
         "mlflow": cluster.tracking_uri,

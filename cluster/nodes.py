@@ -37,32 +37,28 @@ LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - only compared with
 Tell = Callable[[str], None]
 
 
-def new_cluster(storage: Path, host: str, port: int | None, temp: str) -> LocalCluster:
+def new_cluster(storage: Path, host: str, port: int | None) -> LocalCluster:
     """A cluster that has no process yet: its addresses, a fresh token in its file, its folders made.
 
     Raises RequestError where `host` is no address of this machine, or the dashboard's `port` is taken.
     """
-    folder = cluster_folder()
-    for place in (folder, storage):
-        place.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    write_text(token_file(), secrets.token_hex(32), OWNER_ONLY)
     here = LOOPBACK if host == EVERYWHERE else host
     dashboard = _dashboard_port(here, port)
+    for place in (cluster_folder(), storage):
+        place.mkdir(parents=True, exist_ok=True)
+    cluster_folder().chmod(0o700)
+    write_text(token_file(), secrets.token_hex(32), OWNER_ONLY)
     return LocalCluster(
         mark=secrets.token_hex(8),
         host=host,
         address=f"http://{here}:{dashboard}",
         tracking_uri=f"http://{here}:{free_port(here)}",
         storage=str(storage),
-        temp=temp,
+        temp=tempfile.mkdtemp(
+            prefix="phasegpt-ray-"
+        ),  # short: Ray's sockets lie there, whose paths may have 107 letters
         booted=psutil.boot_time(),
     )
-
-
-def short_folder() -> str:
-    """A folder for Ray's sockets, whose paths the system limits to about a hundred letters."""
-    return tempfile.mkdtemp(prefix="phasegpt-ray-")
 
 
 def bring_up(cluster: LocalCluster, count: int, cpus: int, tell: Tell) -> None:

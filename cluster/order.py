@@ -18,9 +18,10 @@ from cluster.inputs import with_inputs
 from cluster.package import Package, check_size, project_package
 from cluster.sending import Surroundings, again_words, caches_below, environment, search_words
 from cluster.target import Target
+from phasegpt.object_store import is_address
 from tune import search
 from tune.capacity import Ask
-from tune.request import Request, RequestError, choose_profile, is_own_file
+from tune.request import Request, RequestError, choose_profile, is_own_file, storage_folder
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -140,13 +141,21 @@ def _settle_places(options: argparse.Namespace, target: Target) -> None:
     options.storage = options.storage or (local.storage if local else None)
     options.tracking_uri = options.tracking_uri or (local.tracking_uri if local else None)
     options.tracking_uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    _refuse([*checks.storage_can_be_shared(options.storage), *checks.tracking_is_http(options.tracking_uri)])
+    _refuse(
+        [
+            *checks.storage_can_be_shared(options.storage),
+            *checks.tracking_is_http(options.tracking_uri),
+            *checks.study_is_bare(options.study_url),
+        ]
+    )
+    storage_folder(options.storage)
 
 
 def _requests(options: argparse.Namespace, tell: Tell) -> list[Request]:
     """What the options ask for, checked as the search checks it; none where that lies on a disk that is not here."""
     if options.resume and not Path(options.storage).is_dir():
-        tell(f"{options.storage} is not mounted here: the job itself looks for the search {options.resume}")
+        why = "is the nodes' to read" if is_address(options.storage) else "is not mounted here"
+        tell(f"{options.storage} {why}: the job itself looks for the search {options.resume}")
         return []
     requests = search.requests_of(options)
     for request in requests:

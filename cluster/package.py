@@ -39,10 +39,6 @@ class Package:
         """Bytes in all."""
         return sum(file.stat().st_size for file in self.files.values())
 
-    def holds(self, file: Path) -> bool:
-        """Whether a file of this machine travels."""
-        return file.resolve() in {own.resolve() for own in self.files.values()}
-
     def __str__(self) -> str:
         return f"{len(self.files)} files, {self.size / 1e6:.1f} MB"
 

@@ -1,6 +1,6 @@
 """Runs on a cluster before a job does: what each node has and sees, printed as one line of JSON behind MARK.
 
-Needs Python and Ray alone, so that it can tell what else is missing. Asked by one argument, JSON too:
+Needs Python and Ray with its pyarrow alone, so that it can tell what else is missing. Asked by one argument, JSON too:
 {"id", "storage", "tracking_uri", "packages": [names], "paths": [full paths], "bundles": [what each worker of a job
 needs], "placement"}. `checks` judges what it says.
 """
@@ -95,8 +95,23 @@ def _version(package: str) -> str | None:
 
 
 def _room(asked: Mapping[str, Any]) -> Path | None:
-    """A folder of this probe in the storage; none in object storage, which all nodes share as it is."""
+    """A folder of this probe in the storage; none in object storage, where every node tries for itself."""
     return None if "://" in asked["storage"] else Path(asked["storage"]) / f".probe-{asked['id']}"
+
+
+def _store_error(asked: Mapping[str, Any]) -> str:
+    """Why this node cannot put an object into the store and take it away; nothing where it can."""
+    from pyarrow.fs import FileSystem
+
+    try:
+        store, top = FileSystem.from_uri(asked["storage"])
+        name = f"{top}/.probe-{asked['id']}-{uuid.uuid4().hex}"
+        with store.open_output_stream(name) as stream:
+            stream.write(b"here")
+        store.delete_file(name)
+    except (OSError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def _make_room(asked: Mapping[str, Any]) -> str:
@@ -113,9 +128,10 @@ def _make_room(asked: Mapping[str, Any]) -> str:
 def _leave_mark(asked: Mapping[str, Any]) -> str:
     """Write into the folder, which is there only where the storage is shared; what is wrong with that."""
     room = _room(asked)
+    if room is None:
+        return _store_error(asked)
     try:
-        if room is not None:
-            (room / uuid.uuid4().hex).touch()
+        (room / uuid.uuid4().hex).touch()
     except OSError as error:
         return str(error)
     return ""

@@ -102,10 +102,11 @@ def main(argv: Sequence[str] | None = None, module: str = "tune.search") -> int:
         return _plan(options, rest_of(words))
     from phasegpt.base_model import ModelError
     from tune.request import RequestError
+    from tune.spool import TrackingError
 
     try:
         return _submit(options, ["python", "-m", module], rest_of(words))
-    except (RequestError, ModelError) as error:
+    except (RequestError, ModelError, TrackingError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

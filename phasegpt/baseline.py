@@ -24,6 +24,7 @@ from phasegpt.forward import PairModel
 from phasegpt.metrics.declared import is_own
 from phasegpt.metrics.text import scorer
 from phasegpt.models import load_policy
+from phasegpt.once import made_once
 from phasegpt.parts import RunError, Workbench, device_of, set_up, suite_of
 from phasegpt.runs import RunPaths, versions
 from phasegpt.shared_parts import HIDDEN
@@ -50,7 +51,7 @@ def measure(
     key = text_sha256(repr(depends_on(last, paths, half, workbench)))[:16]
     place = paths.shared_work.parent / "baselines" / f"{key}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock") if ranks.first() else nullcontext():
+    with FileLock(f"{place}.lock") if ranks.first() else nullcontext(), made_once(place, place.is_file):
         if ranks.by_first(place.is_file):
             return read_evaluation(place)
         found = _measured(last, paths, half, workbench, on_progress)

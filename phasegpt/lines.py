@@ -7,8 +7,11 @@ import json
 import logging
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from phasegpt.files import whole_file
 
 log = logging.getLogger("phasegpt")
 Entry = dict[str, Any]
@@ -29,6 +32,12 @@ def append(path: Path, entry: Entry) -> None:
         except OSError:
             os.truncate(path, before)
             raise
+
+
+def write_lines(path: Path, entries: Sequence[Entry]) -> None:
+    """Replace a journal by these entries; a crash leaves the old one or the new one."""
+    with whole_file(path) as stage:
+        stage.write_bytes(b"".join(map(_line, entries)))
 
 
 def read_lines(path: Path) -> tuple[list[Entry], int]:

@@ -24,6 +24,7 @@ from phasegpt.files import file_sha256, read_json, text_sha256, whole_file, writ
 from phasegpt.forward import packed_completions, sum_by_row
 from phasegpt.mapped import MappedRows
 from phasegpt.models import Policy
+from phasegpt.once import made_once
 from phasegpt.packing import pack
 from phasegpt.pairs import Pair, UnpairedRow, pairs_hash
 from phasegpt.shared_parts import ANSWERS, GB, HIDDEN, TRUNK, fitting, part_bytes
@@ -143,7 +144,9 @@ class SharedStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / f"{key}.lock"):
                 folder, budget = self.folder / key, self.max_gb * GB
-                parts = _Entry(folder, policy, passages).complete(budget, on_progress, with_hidden=with_hidden)
+                entry = _Entry(folder, policy, passages)
+                with made_once(folder, lambda: entry.is_sealed(with_hidden=with_hidden)):
+                    parts = entry.complete(budget, on_progress, with_hidden=with_hidden)
                 self._opened[wanted] = SharedWork(folder, parts, {})
                 (folder / USED).touch()
             self._make_room()
@@ -196,8 +199,7 @@ class _Entry:
 
     def complete(self, budget: float, on_progress: Progress | None, *, with_hidden: bool) -> dict[str, str]:
         """{part: file name} of the large parts that are kept, all of them whole."""
-        depth = self.policy.trunk_depth
-        wanted = {**({HIDDEN: HIDDEN} if with_hidden else {}), **({TRUNK: f"{TRUNK}-{depth}"} if depth else {})}
+        wanted = self._wanted(with_hidden=with_hidden)
         missing = [name for name in (ANSWERS, *wanted.values()) if not self._is_whole(name)]
         if not missing:
             return wanted
@@ -207,6 +209,15 @@ class _Entry:
         if missing:
             self._compute(encoded, missing, on_progress)
         return kept
+
+    def is_sealed(self, *, with_hidden: bool) -> bool:
+        """Whether every part is there, its content unchecked."""
+        names = (ANSWERS, *self._wanted(with_hidden=with_hidden).values())
+        return all(seal_of(self.folder, name).is_file() for name in names)
+
+    def _wanted(self, *, with_hidden: bool) -> dict[str, str]:
+        depth = self.policy.trunk_depth
+        return {**({HIDDEN: HIDDEN} if with_hidden else {}), **({TRUNK: f"{TRUNK}-{depth}"} if depth else {})}
 
     def _is_whole(self, name: str) -> bool:
         seal, tensors = seal_of(self.folder, name), tensors_of(self.folder, name)

@@ -7,6 +7,7 @@ first writes. Knows nothing of search, Ray or MLflow.
 
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from phasegpt.evaluate import Evaluation, evaluate
 from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
 from phasegpt.logs import log_to
 from phasegpt.meters import Meter, scaling_metrics
+from phasegpt.once import made_once
 from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
 from phasegpt.runs import RunPaths, RunResult, versions
 from phasegpt.shared_store import Progress
@@ -108,13 +110,19 @@ def _claim(config: Config, paths: RunPaths, half: str, start: Path | None) -> No
     """A run's folder belongs to one config, start and half of the prompts: its files must not pass for another's."""
     file = paths.checkpoints / "run.json"
     own = {"config_hash": config_hash(config.model_copy(update={"search": Search()})), "half": half}
-    own |= {} if start is None else {"start": str(start)}
+    own |= {} if start is None else {"start": _from_run(start, paths)}
     if file.is_file() and read_json(file) != own:
         raise RunError(
             f"{paths.checkpoints} holds another run, as its config.yaml and run.json say; give this one another name"
         )
     if ranks.first():
         write_json(file, own)
+
+
+def _from_run(start: Path, paths: RunPaths) -> str:
+    """An adapter folder as seen from a run's own where one storage, which may move, has both; else its full path."""
+    storage = paths.shared_work.parent
+    return os.path.relpath(start, paths.checkpoints) if start.is_relative_to(storage) else str(start)
 
 
 def _run(
@@ -311,8 +319,12 @@ def _earlier_stage(
     own = stage_paths(config, paths, content)
     own.checkpoints.parent.mkdir(parents=True, exist_ok=True)
     # the first worker holds the lock for all of them, which come to `by_first` and wait for it there
-    with FileLock(f"{own.checkpoints}.lock") if ranks.first() else nullcontext():
-        if not ranks.by_first((own.adapter / "adapter_config.json").is_file):
+    whole = (own.adapter / "adapter_config.json").is_file
+    with (
+        FileLock(f"{own.checkpoints}.lock") if ranks.first() else nullcontext(),
+        made_once(own.checkpoints, whole),
+    ):
+        if not ranks.by_first(whole):
             with set_up(config, own, bench, "search", on_progress) as run:
                 _run(config, run, own, "search", None, on_step, Meter(launched))
     return own.adapter

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.object_server import bucket, object_server  # noqa: F401 - fixtures
 from tests.postgres import postgres  # noqa: F401 - a fixture
 from tests.ray_cluster import ray_cluster  # noqa: F401 - a fixture
 from tests.toy import build_toy_model, toy_pairs, toy_prompts, write_jsonl

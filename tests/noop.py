@@ -27,12 +27,13 @@ def noop_job(config: Mapping[str, Any]) -> None:
     from ray import tune
 
     from phasegpt.files import write_json
-    from phasegpt.runs import run_paths
     from tune.jobs import from_config
+    from tune.luggage import Luggage
     from tune.reports import FINISHED_KEY, PAUSED_KEY, with_metrics
 
-    job, spec = from_config(config)
-    paths = run_paths(Path(spec["storage"]), spec["track"], f"{spec['name']}/{job.name}")
+    luggage = Luggage(*from_config(config))
+    luggage.bring()
+    job, spec, paths = luggage.job, luggage.spec, luggage.paths
     steps, interval = spec["config"]["training"]["max_steps"], spec["config"]["evaluation"]["eval_interval"]
     reached = paths.checkpoints / "reached.json"
     begun = json.loads(reached.read_text()) if reached.is_file() else 0
@@ -46,6 +47,7 @@ def noop_job(config: Mapping[str, Any]) -> None:
         metrics = {"eval_loss": loss(job.values, step, steps), "perplexity": 40.0 + step}
         report = with_metrics(metrics, step, spec["objective"])
         write_json(reached, step)
+        luggage.save()
         if step == job.until:
             tune.report({**report, FINISHED_KEY: False, PAUSED_KEY: True})
             return
@@ -59,6 +61,7 @@ def noop_job(config: Mapping[str, Any]) -> None:
         paths.results,
         {**result, "answers": answers, "adapter": "", "config": {"experiment": {"seed": seed}}, "seconds": {}},
     )
+    luggage.leave()
     tune.report({**report, FINISHED_KEY: True})
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config_search import Search
 from phasegpt.files import write_json
 from tune.finalists import OWN, Candidate, Finalist, judge, prompt_scores, verdict, winner, with_p_best
@@ -54,8 +55,13 @@ def conclude(request: Request, searcher: JobSearcher) -> Conclusion | None:
     best = winner(request.config.search, judged)
     run_name = final_results(request, searcher, best)[0]["name"].rsplit("/", 1)[-1]
     ordered = sorted(judged, key=lambda f: (f is not best, not f.feasible, f.number))
-    adapter = searcher.read(run_name).get("adapter")
-    return Conclusion(best, tuple(ordered), verdict(best), baseline, Path(adapter) if adapter else None, run_name)
+    return Conclusion(best, tuple(ordered), verdict(best), baseline, _adapter(request, searcher, run_name), run_name)
+
+
+def _adapter(request: Request, searcher: JobSearcher, job: str) -> Path | None:
+    """The adapter that a job left: here, whatever machine it ran on, else where its result says."""
+    said, here = searcher.read(job).get("adapter"), request.places.checkpoints / job / ADAPTER
+    return (here if here.is_dir() else Path(said)) if said else None
 
 
 def final_results(request: Request, searcher: JobSearcher, who: Candidate | Finalist) -> list[Mapping[str, Any]]:

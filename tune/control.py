@@ -63,7 +63,7 @@ def _verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
     p: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=f"{about.capitalize()}.")
     p.add_argument("name", metavar="NAME", help="the search")
     p.add_argument("--track", choices=TRACKS, help="where several tracks have a search of this name")
-    p.add_argument("--storage", metavar="FOLDER", help="where the search writes (default: the project)")
+    p.add_argument("--storage", metavar="PLACE", help="where the search writes (default: the project)")
     return p
 
 
@@ -73,29 +73,47 @@ def main(argv: Sequence[str]) -> int:
 
     options = parser().parse_args(argv)
     try:
-        request = find(options.name, options.track, options.storage)
+        whole = options.verb in ("clone", "clean")
+        request = find(options.name, options.track, options.storage, with_checkpoints=whole)
         if options.verb == "status":
             return _print_status(request, options.json)
         if options.verb == "clean":
             return _clean(request, options.dry_run)
         command = _command(options, request)
+        _give(request, command)
     except RequestError as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
-    give(request.places.folder, command)
     sys.stdout.write(f"{request.name}: {command}\n{_when(request)}\n")
     return DONE
 
 
-def find(name: str, track: str | None, storage: str | None) -> "Request":
-    """The search of a name, wherever its track. Raises RequestError where there is none or more than one."""
-    from tune.request import RequestError, SearchPlaces, resumed_request, storage_folder
+def find(name: str, track: str | None, storage: str | None, *, with_checkpoints: bool = False) -> "Request":
+    """The search of a name, wherever its track; what object storage has of it is fetched first.
+
+    Raises RequestError where there is none or more than one.
+    """
+    from tune.request import RequestError, SearchPlaces, bring, resumed_request, storage_folder
 
     folder = storage_folder(storage)
-    found = [t for t in TRACKS if t in (track or t) and SearchPlaces(folder, t, name).request.is_file()]
+    places = [SearchPlaces(folder, t, name) for t in TRACKS if t in (track or t)]
+    for place in places:
+        bring(place, with_checkpoints=with_checkpoints)
+    found = [place.track for place in places if place.request.is_file()]
     if len(found) > 1:
         raise RequestError(f"{name}: tracks {' and '.join(found)} have a search of this name; add --track")
     return resumed_request(found[0] if found else track or "b", name, storage)
+
+
+def _give(request: "Request", command: Command) -> None:
+    from tune.request import RequestError
+    from tune.sealed import put_commands
+
+    give(request.places.folder, command)
+    try:
+        put_commands(request.places)
+    except OSError as error:
+        raise RequestError(f"the command is here alone, the storage could not be written to: {error}") from error
 
 
 def _print_status(request: "Request", as_object: bool) -> int:
@@ -193,13 +211,15 @@ def _when(request: "Request") -> str:
 
 
 def running(folder: Path) -> bool:
-    """Whether some process drives the search in `folder`."""
+    """Whether some process drives the search in `folder`, on this machine or on another that shares its storage."""
     from filelock import FileLock, Timeout
+
+    from tune.backup import driven_elsewhere
 
     if not (folder / "driver.lock").is_file():
         return False
     try:
         with FileLock(folder / "driver.lock", timeout=0):
-            return False
+            return driven_elsewhere(folder)
     except Timeout:
         return True

@@ -127,8 +127,10 @@ class Delivery:
             self._send_rows(events, doubtful)
         elif kind == "run":
             self._send_run(events[0], doubtful)
-        else:
+        elif kind in self._send_one:
             self._send_one[kind](events[0])
+        else:
+            raise RefusedError(f"an event of a kind that this version does not know: {kind}")
 
     def _connect(self) -> tuple["MlflowClient", str]:
         """The client and the experiment's id; the experiment is created where there is none."""
@@ -197,14 +199,20 @@ class Delivery:
         rows = _parts(metrics, METRICS_A_CALL)
         words = _parts([RunTag(name, value) for name, value in tags.items()], ROWS_A_CALL)
         for part, some in zip_longest(rows, words, fillvalue=()):
-            new = () if part and doubtful and self._arrived(key, part[-1]) else part
+            new = self._missing(key, part) if doubtful else part
             if new or some:
                 told = [Metric(m.name, m.value, m.at, m.step) for m in new]
                 self._connect()[0].log_batch(self._known(key).run_id, metrics=told, tags=some)
 
-    def _arrived(self, key: str, metric: _Metric) -> bool:
-        history = self._connect()[0].get_metric_history(self._known(key).run_id, metric.name)
-        return any((m.step, m.timestamp) == (metric.step, metric.at) for m in history)
+    def _missing(self, key: str, metrics: Sequence[_Metric]) -> list[_Metric]:
+        """Those that the run does not have: a driver that went on elsewhere may tell a value again at another time."""
+        client, run_id = self._connect()[0], self._known(key).run_id
+        there = {
+            (name, point.step, point.value)
+            for name in {metric.name for metric in metrics}
+            for point in client.get_metric_history(run_id, name)
+        }
+        return [metric for metric in metrics if (metric.name, metric.step, metric.value) not in there]
 
     def _send_rows(self, events: Sequence[Event], doubtful: bool) -> None:
         """A stretch of metrics and tags of several runs: one call a run where the limits allow."""

@@ -21,6 +21,7 @@ from phasegpt.config_io import project_root
 from phasegpt.files import read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
+from tune.backup import BusyError, kept
 from tune.capacity import Ask, Node, Slots, chosen, slots
 from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
@@ -63,12 +64,13 @@ def drive(
         with (
             FileLock(request.places.folder / "driver.lock", timeout=0),
             held(request.study_url, request.study[0]) as alone,
+            kept(request.places, resumed=request.resumed),
             log_to(request.places.log),
         ):
             if not alone:
                 raise _busy(request)
             return _run_alone(request, options, trainable, family)
-    except Timeout:
+    except (Timeout, BusyError):
         raise _busy(request) from None
 
 

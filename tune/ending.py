@@ -7,6 +7,7 @@ from typing import Any
 
 from phasegpt.config_io import project_root
 from phasegpt.metrics.declared import GUARDS
+from phasegpt.mirror import address_of
 from phasegpt.statistics import Gain
 from tune.console import number, short_name
 from tune.delivery import tracking_uri, without_credentials
@@ -54,7 +55,7 @@ def browse(uri: str, here: Path) -> str:
 def _stored(request: Request) -> str:
     """The option by which other commands find the search; empty where they look there by themselves."""
     storage = request.places.storage
-    return "" if storage == project_root() else f" --storage {shlex.quote(str(storage))}"
+    return "" if storage == project_root() else f" --storage {shlex.quote(address_of(storage))}"
 
 
 def _recorded(uri: str) -> str:

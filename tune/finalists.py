@@ -138,13 +138,13 @@ def judge(
         scores=scores,
         metrics=metrics,
         violations=violations(search, metrics, baseline["metrics"]),
-        interval=_interval(scores, objective) if len(mean_by_prompt(scores)) > 1 else None,
+        interval=score_interval(scores, objective) if len(mean_by_prompt(scores)) > 1 else None,
         gain=None if own_scores is None else _gain(scores, own_scores, direction, comparisons),
         over_baseline=_gain(scores, [prompt_scores(baseline, objective)], direction, comparisons),
     )
 
 
-def _interval(scores: Runs, metric: str) -> Interval:
+def score_interval(scores: Runs, metric: str) -> Interval:
     """Of the mean score, cut to the range that the metric is declared to have: no mean lies outside."""
     found = runs_interval(scores)
     if metric not in DECLARED:

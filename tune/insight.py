@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("name", metavar="NAME", help="the search; it may be running")
     p.add_argument("--track", choices=TRACKS, help="where several tracks have a search of this name")
-    p.add_argument("--storage", metavar="FOLDER", help="where the search writes (default: the project)")
+    p.add_argument("--storage", metavar="PLACE", help="where the search writes (default: the project)")
     p.add_argument(
         "--map",
         nargs=2,

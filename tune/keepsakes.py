@@ -1,9 +1,12 @@
 """What a search leaves for people at its end: the pictures of its insight and its report, on disk and in MLflow.
 
-They must not cost a search its end: whatever goes wrong is logged, and `python -m tune.report NAME` makes them again.
+Several tracks leave one more, which has them side by side. None of it may cost a search its end: whatever goes wrong is
+logged, and `python -m tune.report` makes it again.
 """
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 from tune.request import Request
 from tune.tracking import Tracker
@@ -38,3 +41,15 @@ def _leave(request: Request, tracker: Tracker, *, insight: bool) -> None:
         tracker.folder(request.name, picture_folder(request.places), "insight")
     write_report(gather(request, known, ended=True), report_folder(request.places))
     tracker.folder(request.name, report_folder(request.places), "report")
+
+
+def leave_comparison(requests: Sequence[Request], tracker: Tracker, name: str, folder: Path) -> None:
+    """Write the report that has the searches side by side to `folder` and send it as an artifact of the run `name`."""
+    try:
+        from tune.comparison import gather_entries
+        from tune.comparison_sections import write_comparison
+
+        write_comparison(gather_entries(requests), folder)
+        tracker.folder(name, folder, "report")
+    except Exception:  # as above
+        log.exception("no report of the tracks side by side could be made")

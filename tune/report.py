@@ -1,6 +1,7 @@
-"""python -m tune.report NAME: all that a search came to as one HTML page, while it runs or afterwards.
+"""python -m tune.report NAME: all that a search came to as one HTML page, or several side by side (--compare).
 
-Knows the command line alone: `report_data` reads, `report_sections` puts together.
+Knows the command line alone: `report_data` and `comparison` read, `report_sections` and `comparison_sections` put
+together.
 """
 
 import argparse
@@ -8,7 +9,9 @@ import json
 import sys
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from phasegpt.config_io import TRACKS
 from tune.control import BAD_INPUT, DONE, find
@@ -17,6 +20,7 @@ EXAMPLES = """examples:
   python -m tune.report b-20260101-120000
   python -m tune.report b-20260101-120000 --open
   python -m tune.report b-20260101-120000 --out report --json
+  python -m tune.report --compare a-20260101-120000 b-20260101-120000 --open
 """
 
 
@@ -24,41 +28,65 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m tune.report",
-        description="All that a search came to as one HTML page, with its pictures as PNGs beside it.",
+        description="All that a search came to as one HTML page, or several side by side; pictures as PNGs beside it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("name", metavar="NAME", help="the search; it may be running")
+    p.add_argument("names", metavar="NAME", nargs="+", help="the search, or TRACK/NAME; it may be running")
+    p.add_argument("--compare", action="store_true", help="several searches side by side, against the first")
+    p.add_argument("--scaling", action="store_true", help="with --compare: the view over sizes also of one size")
     p.add_argument("--track", choices=TRACKS, help="where several tracks have a search of this name")
-    p.add_argument("--storage", metavar="FOLDER", help="where the search writes (default: the project)")
-    p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: NAME-report beside the summary)")
+    p.add_argument("--storage", metavar="PLACE", help="where the search writes (default: the project)")
+    p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: beside the results)")
     p.add_argument("--open", action="store_true", help="show the page in a browser")
-    p.add_argument("--json", action="store_true", help="print one JSON object: the page, its pictures, the verdict")
+    p.add_argument("--json", action="store_true", help="print one JSON object: the page, its pictures, what it says")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read, draw and write: 0, or 2 with one message."""
-    options = parser().parse_args(argv)
+    p = parser()
+    options = p.parse_args(argv)
+    if len(options.names) > 1 and not options.compare:
+        p.error("several searches: add --compare to have them side by side")
+    if options.scaling and not options.compare:
+        p.error("--scaling needs --compare")
     try:
-        request = find(options.name, options.track, options.storage)
-        from tune.report_data import gather
-        from tune.report_sections import report_folder, write_report
-
-        material = gather(request)
+        page, said = _compare(options) if options.compare else _report(options)
     except ValueError as error:  # no such search, or a file of it that is damaged
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
-    page = write_report(material, Path(options.out or report_folder(request.places)))
     if options.json:
-        verdict = (material.summary or {}).get("verdict")
-        found = {"page": str(page), "pictures": sorted(map(str, page.parent.glob("*.png"))), "verdict": verdict}
+        found = {"page": str(page), "pictures": sorted(map(str, page.parent.glob("*.png"))), **said}
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
         sys.stdout.write(f"{page}\n")
     if options.open:
         webbrowser.open(page.resolve().as_uri())
     return DONE
+
+
+def _report(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The report of one search: its page, and its verdict for scripts."""
+    track, _, name = options.names[0].rpartition("/")
+    request = find(name, track or options.track, options.storage, with_checkpoints=True)
+    from tune.report_data import gather
+    from tune.report_sections import report_folder, write_report
+
+    material = gather(request)
+    page = write_report(material, Path(options.out or report_folder(request.places)))
+    return page, {"verdict": (material.summary or {}).get("verdict")}
+
+
+def _compare(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The report of several searches: its page, and the winners for scripts."""
+    from tune.comparison import comparison_folder, gather_entries, requests_of
+    from tune.comparison_sections import write_comparison
+
+    requests = requests_of(options.names, options.track, options.storage)
+    entries = gather_entries(requests)
+    page = write_comparison(entries, Path(options.out or comparison_folder(requests)), scaling=options.scaling)
+    return page, {"comparison": [asdict(entry.found) for entry in entries if entry.found]}
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def cost(material: Material) -> Cost:
         jobs={kind: _of_kind(kind, kinds, seconds) for kind in dict.fromkeys(kinds.values())},
         steps=_steps(material),
         tokens=sum(run.clock.get("tokens_per_second", 0.0) * run.clock.get("step_seconds", 0.0) for run in runs),
-        memory=max((gb for run in runs for gb in _memory(run)), default=None),
+        memory=max((gb for run in runs for gb in memory_of(run)), default=None),
         stopped=len(stopped),
         unused=sum(max(0, full - record.steps) for record in stopped),
         whole=full * sum(trial.record.state in ("complete", "pruned") for trial in material.trials),
@@ -80,7 +80,8 @@ def _steps(material: Material) -> int:
     return finals + sum(max(trial.record.steps, trial.run.steps) for trial in material.trials)
 
 
-def _memory(run: Run) -> Sequence[float]:
+def memory_of(run: Run) -> Sequence[float]:
+    """GB that its workers used at most, as far as it is known."""
     found = run.clock.get("memory_gb", [])
     return found if isinstance(found, list) else [found]
 

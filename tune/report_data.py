@@ -122,14 +122,14 @@ class Material:
         return found
 
 
-Seen = tuple[Insight, Sequence[Record]]
+Seen = tuple[Insight | None, Sequence[Record]]
 
 
 def gather(request: Request, known: Seen | None = None, *, ended: bool = False) -> Material:
     """The material of a search's report.
 
-    `known` are its insight and records where somebody has them already; `ended` is said by its driver, which still
-    holds the search.
+    `known` are its insight and records where somebody has them already, or wants no insight; `ended` is said by its
+    driver, which still holds the search.
     """
     places = request.places
     events = read_spool(places.folder / SPOOL) if (places.folder / SPOOL).is_file() else []

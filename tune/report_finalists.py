@@ -61,9 +61,9 @@ def _evidence(material: Material) -> Markup:
         cells = [
             _name(found), *(cell(found["params"].get(key)) for key in keys),
             *(cell(runs.get(seed, {}).get(material.objective)) for seed in seeds), cell(found["mean"]),
-            span(found["interval"]) if found["interval"] else "–", _told(own),
+            span(found["interval"]) if found["interval"] else "–", told(own),
             f"{own.wins.rate:.2f} [{own.wins.low:.2f}, {own.wins.high:.2f}]" if own and own.wins else "–",
-            _told(untuned), cell(found.get("p_best")),
+            told(untuned), cell(found.get("p_best")),
         ]  # fmt: skip
         rows.append(Row(cells, mark(material, found["trial"])))
     said = f"{material.objective} on the final half of the prompts; gains are paired by prompt, hold for all together"
@@ -100,7 +100,8 @@ def _judged(value: Any, bound: bool, broken: bool) -> str | Markup:
                     sign="✗ broken" if broken else "✓")  # fmt: skip
 
 
-def _told(gain: Gain | None) -> str:
+def told(gain: Gain | None) -> str:
+    """A gain as a table has it; a dash where there is none."""
     return "–" if gain is None else f"{signed(gain.mean)} {signed_span(gain)}"
 
 
@@ -127,6 +128,6 @@ def arms_table(arms: Sequence[Mapping[str, Any]], said: str) -> Markup:
         gain = gain_of(arm["over_first"])
         rows.append(Row([
             arm["arm"], cell(arm["seeds"]), cell(arm["mean"]), span(arm["interval"]) if arm["interval"] else "–",
-            cell(arm["kl_divergence"]), _told(gain), cell(arm["p_best"]), gain.word if gain else "–",
+            cell(arm["kl_divergence"]), told(gain), cell(arm["p_best"]), gain.word if gain else "–",
         ]))  # fmt: skip
     return table(columns, rows, said)

@@ -44,7 +44,7 @@ def forest(material: Material) -> Picture | None:
     untuned = _untuned(material)
     figure = Figure(figsize=(6, 1.1 + 0.42 * len(stems)), layout="constrained")
     axes = figure.subplots()
-    _draw(axes, stems, untuned)
+    draw_stems(axes, stems, untuned)
     axes.set_xlabel(f"{labelled(name, material.better)}, final half of the prompts")
     return Picture(
         "forest",
@@ -74,7 +74,8 @@ def _said(what: str, stems: Sequence[Stem], untuned: float | None) -> str:
     return f"{what}: {words}" + ("" if untuned is None else f"; untuned model {number(untuned)}")
 
 
-def _draw(axes: Axes, stems: Sequence[Stem], untuned: float | None) -> None:
+def draw_stems(axes: Axes, stems: Sequence[Stem], untuned: float | None) -> None:
+    """A row for each stem, and the untuned model as a line where it is one for all."""
     for place, stem in enumerate(stems):
         colour = light(stem.role)
         if stem.interval:
@@ -85,13 +86,13 @@ def _draw(axes: Axes, stems: Sequence[Stem], untuned: float | None) -> None:
         axes.axvline(untuned, color=light("soft"), linestyle="--", linewidth=1)
         axes.text(untuned, -0.55, " untuned", color=light("soft"), fontsize=9, va="bottom")
     axes.set_ylim(len(stems) - 0.5, -0.6)
-    axes.set_yticks(range(len(stems)), [_plain(stem.label) for stem in stems])
+    axes.set_yticks(range(len(stems)), [plain(stem.label) for stem in stems])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     """Without a dollar sign matplotlib would take for a formula."""
     return label.replace("$", r"\$")
 
@@ -111,7 +112,7 @@ def ablation(material: Material) -> Picture | None:
         figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0], panels, strict=True
     ):
         stems = [_arm(arm) for arm in arms]
-        _draw(axes, stems, summary["baseline"])
+        draw_stems(axes, stems, summary["baseline"])
         axes.set_title(title, loc="left")
         every.append(_said(title, stems, summary["baseline"]))
     axes.set_xlabel(labelled(summary["metric"], material.better))

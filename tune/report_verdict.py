@@ -80,7 +80,7 @@ def verdict(material: Material) -> Markup:
     gain = gain_of(best["over_defaults"])
     params = summary["winner"]["params"]
     values = ", ".join(f"{short_name(key)} = {number(params[key])}" for key in shown_keys(material) if key in params)
-    lines = [f"{summary['winner']['trial']}: {values}", rest, SO_WHAT[gain.word] if gain else "", _seat(summary)]
+    lines = [f"{summary['winner']['trial']}: {values}", rest, SO_WHAT[gain.word] if gain else "", seat(summary)]
     lines += ["The search runs again: this is what it came to before."] if material.running else []
     tone = "" if gain is None else {"better": GOOD, "worse": BAD}.get(gain.word, "")
     return joined(
@@ -120,7 +120,8 @@ def _tiles(material: Material, best: Mapping[str, Any]) -> list[tuple[str, str, 
     return [tile for tile in shown if tile is not None]
 
 
-def _seat(summary: Mapping[str, Any]) -> str:
+def seat(summary: Mapping[str, Any]) -> str:
+    """What became of the champion's seat; empty where nobody asked."""
     champion = summary["champion"]
     if not champion:
         return ""

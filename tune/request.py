@@ -22,9 +22,13 @@ from phasegpt.config_sections import is_text
 from phasegpt.data_checks import Rules
 from phasegpt.data_report import Report, check_file
 from phasegpt.files import read_json, write_text
+from phasegpt.mirror import address_of, mirror_folder, mirror_of
+from phasegpt.object_store import StorageError, is_address
 from phasegpt.pairs import HALVES, PairsError, read_prompts
+from phasegpt.runs import run_paths
 from tune.arms import Arm, parse_arms
 from tune.databases import require_postgresql, without_password
+from tune.sealed import has_state, known_searches, restore
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -50,6 +54,11 @@ class SearchPlaces:
     def results(self) -> Path:
         """Where each job leaves its result."""
         return self.storage / "results" / "v14" / f"track_{self.track}" / self.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its jobs' folders."""
+        return run_paths(self.storage, self.track, self.name).checkpoints
 
     @property
     def summary(self) -> Path:
@@ -197,10 +206,11 @@ def resumed_request(track: str, name: str, storage: str | None = None, study_url
     if not NAME.fullmatch(name):
         raise RequestError(f"--resume {name!r}: no such name can exist")
     places = SearchPlaces(storage_folder(storage), track, name)
+    bring(places)
     if not places.request.is_file():
-        known = sorted(p.parent.name for p in places.folder.parent.glob("*/request.json"))
+        known = sorted({p.parent.name for p in places.folder.parent.glob("*/request.json")} | {*known_searches(places)})
         raise RequestError(
-            f"--resume {name}: no such search in {places.folder.parent}; there are: {', '.join(known) or 'none'}"
+            f"--resume {name}: no such search in {_shown(places)}; there are: {', '.join(known) or 'none'}"
         )
     kept = read_json(places.request)
     kept["config"]["search"].setdefault("keep", "all")  # a search that began before there was the rule removes nothing
@@ -215,17 +225,53 @@ def resumed_request(track: str, name: str, storage: str | None = None, study_url
 
 
 def storage_folder(asked: str | None) -> Path:
-    """Where results go: `--storage` or the project root. Remote storage comes with the cluster commands."""
+    """Where results go: `--storage` or the project root; of object storage the folder that mirrors it here."""
     if asked is None:
         return project_root()
-    if "://" in asked:
-        raise RequestError(
-            f"--storage {asked}: only folders are supported yet; give a path (a shared one on a cluster)"
-        )
+    if is_address(asked):
+        try:
+            return mirror_folder(asked)
+        except StorageError as error:
+            raise RequestError(f"--storage {error}") from error
     folder = Path(os.path.abspath(os.path.expanduser(asked)))
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise RequestError(f"--storage {asked}: expected a folder that can be written to")
     return folder
+
+
+def bring(places: SearchPlaces, *, with_checkpoints: bool = False) -> None:
+    """Fetch what object storage has of a search. Raises RequestError where it cannot be asked."""
+    try:
+        restore(places, with_checkpoints=with_checkpoints)
+    except StorageError as error:
+        raise RequestError(str(error)) from error
+
+
+def require_storage(request: Request) -> None:
+    """Raises RequestError where object storage cannot be written to, knows a new search's name, or will not do."""
+    mirror = mirror_of(request.places.storage)
+    if mirror is None:
+        return
+    if request.config.training.distributed.workers > 1:
+        raise RequestError(
+            f"--storage {mirror.store.address}: the workers of a trial write and read in one folder; "
+            f"give a shared folder, or leave out --workers-per-trial"
+        )
+    try:
+        mirror.store.check()
+        if not request.resumed and has_state(request.places):
+            name = request.name
+            raise RequestError(
+                f"--name {name}: {mirror.store.address} has a search of this name; go on with --resume {name} or "
+                f"take another"
+            )
+    except StorageError as error:
+        raise RequestError(str(error)) from error
+
+
+def _shown(places: SearchPlaces) -> str:
+    address = address_of(places.storage)
+    return f"{address}/{places.folder.parent.relative_to(places.storage)}"
 
 
 def check_searchable(config: Config, tree: Tree, *, ablation: bool = False) -> None:

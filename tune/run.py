@@ -18,10 +18,12 @@ from ray.tune.schedulers import TrialScheduler
 from phasegpt.config import Config
 from phasegpt.config_io import project_root
 from phasegpt.crew import Crew
+from phasegpt.mirror import address_of, mirror_of
 from tune.amounts import amounts_of
 from tune.capacity import Ask, Node, Slots, type_resource
 from tune.commands import Commands
 from tune.losses import FREE, Losses
+from tune.luggage import ADDRESS
 from tune.request import Request
 from tune.scheduler import NotingScheduler
 from tune.searcher import ArmSearcher, JobSearcher
@@ -88,6 +90,7 @@ def make_searcher(request: Request, workers: Crew) -> JobSearcher:
         "objective": next(iter(config.search.objectives)),
         "crew": asdict(workers),
     }
+    spec |= {ADDRESS: address_of(places.storage)} if mirror_of(places.storage) else {}
     kind = partial(ArmSearcher, request.arms) if request.arms else JobSearcher
     return kind(
         study,

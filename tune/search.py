@@ -34,6 +34,7 @@ EXAMPLES = """examples:
   python -m tune.search --track b --resume b-20260101-120000
   python -m tune.search status b-20260101-120000        also stop, extend, clone and clean; each has --help
   python -m tune.search --track b --address auto --storage /shared/phasegpt
+  python -m tune.search --track b --storage s3://bucket/team            also --resume NAME, from another machine
   PGPASSWORD=… python -m tune.search --track b --study-url postgresql://me@db.example.org/studies
 """
 
@@ -92,7 +93,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, metavar="N", help="seed of data split, adapters and sampler")
     p.add_argument("--name", help="name of the search (default: track and time)")
     p.add_argument("--resume", metavar="NAME", help="go on with a search that was stopped")
-    p.add_argument("--storage", metavar="FOLDER", help="where checkpoints, results and logs go (default: the project)")
+    p.add_argument(
+        "--storage",
+        metavar="PLACE",
+        help="where checkpoints, results and logs go: a folder, s3://… or gs://… (default: the project)",
+    )
     p.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )
@@ -153,10 +158,11 @@ def main(argv: Sequence[str] | None = None, trainable: "Trainable | None" = None
 
 def _bad_input() -> tuple[type[Exception], ...]:
     from phasegpt.base_model import ModelError
+    from phasegpt.object_store import StorageError
     from tune.request import RequestError
     from tune.spool import TrackingError
 
-    return RequestError, ModelError, TrackingError
+    return RequestError, ModelError, StorageError, TrackingError
 
 
 def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
@@ -165,6 +171,7 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     from tune.databases import require_driver
     from tune.delivery import tracking_uri
     from tune.drive import drive
+    from tune.request import require_storage
     from tune.wandb_sink import require_wandb
 
     requests = requests_of(options)
@@ -177,6 +184,7 @@ def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     require_driver(tracking_uri(project_root(), options.tracking_uri))
     for request in requests:
         _check_study(request)
+        require_storage(request)
         resolve_base(request.config.model.base_model, project_root())
     fetched = [_with_fetched(request, options.tracking_uri) for request in requests]
     if options.track != ALL:
@@ -204,14 +212,18 @@ def _with_fetched(request: "Request", uri: str | None) -> "Request":
     from phasegpt.config import value_at
     from phasegpt.config_io import project_root
     from phasegpt.config_sections import is_registered
+    from phasegpt.mirror import push_below
     from phasegpt.runs import references_of, shared_work_of
     from tune.delivery import tracking_uri
+    from tune.request import RequestError
 
     named = [key for key in (REFERENCE, BASELINE) if is_registered(value_at(request.config, key) or "")]
     if not named:
         return request
     work = references_of(shared_work_of(request.places.storage))
     config = with_fetched_models(request.config, work, tracking_uri(project_root(), uri))
+    if trouble := push_below(work):
+        raise RequestError(trouble)
     said = (f"{key} is {value_at(config, key)}" for key in named)
     return replace(request, config=config, warnings=(*request.warnings, *said))
 

@@ -16,12 +16,14 @@ from ray.tune.search import Searcher
 
 from phasegpt.config_search import Search
 from phasegpt.files import read_json
+from phasegpt.mirror import mirror_of
 from phasegpt.pairs import HALVES
 from tune.arms import Arm
 from tune.cohorts import Cohorts
 from tune.commands import Commands
 from tune.finalists import OWN, Candidate, choose, violations
 from tune.jobs import Job, arm_job, as_config, baseline_job, final_job, trial_job
+from tune.luggage import fetch, job_paths
 from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
 from tune.study import METRICS, ORIGIN, SAMPLED, WHY, Study
 
@@ -63,6 +65,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         halving = search.scheduler == "halving"
         self._cohorts = Cohorts(study, search, rungs, self.baseline, self._pruned) if halving else None
         self.to_stop: set[int] = set()
+        self._mirrors = mirror_of(results) is not None
         self._commands = commands
         self.obey(first=True)
 
@@ -202,6 +205,9 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         """A job ended: tell the study which way."""
         job = self.jobs[trial_id]
         how, why = self._how(trial_id, result, error)
+        if self._mirrors and how != "interrupted":
+            missing = fetch(job_paths(job, self.spec))
+            how, why = ("failed", missing) if missing and how == "complete" else (how, why)
         if job.kind == "trial" and result is not None and result.get(NOTE_KEY):
             self.study.note(job.number, str(result[NOTE_KEY]))
         self.ended[trial_id], self.why[trial_id] = how, why

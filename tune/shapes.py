@@ -16,7 +16,7 @@ class Shape:
     """The sizes of a decoder that cost time and memory.
 
     `layer_parameters` are the weights of one layer, `inner` the width of its feed-forward part, `key_value` the width
-    of its keys.
+    of its keys; `tied` says that the head is the embedding.
     """
 
     layers: int
@@ -25,11 +25,17 @@ class Shape:
     layer_parameters: int
     inner: int = 0
     key_value: int = 0
+    tied: bool = True
 
     @property
     def parameters(self) -> int:
-        """All of them, tied embedding counted once."""
+        """All that a token passes, tied embedding counted once."""
         return self.layers * self.layer_parameters + self.vocabulary * self.hidden
+
+    @property
+    def size(self) -> int:
+        """The same with a head that is not tied, as people tell how large a model is."""
+        return self.parameters + (0 if self.tied else self.vocabulary * self.hidden)
 
 
 def _qwen2(layers: int, hidden: int, inner: int, key_value: int) -> Shape:
@@ -45,8 +51,20 @@ KNOWN = {
 
 def shape_of(config: Config) -> Shape | None:
     """The shape of a config's base model; None where it is not here yet and none of `KNOWN`."""
-    path = shape_folder(config) / "config.json"
-    return read_shape(path) if path.is_file() else KNOWN.get(config.model.base_model)
+    name, path = config.model.base_model, shape_folder(config) / "config.json"
+    if path.is_file():
+        return read_shape(path)
+    return KNOWN.get(name) or _of_hub(name)
+
+
+def _of_hub(name: str) -> Shape | None:
+    """The shape of a hub id by what lies in the hub's cache; None where nothing does. Asks no network."""
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json")
+    return read_shape(Path(cached)) if isinstance(cached, str) else None
 
 
 def shape_folder(config: Config) -> Path:
@@ -62,4 +80,5 @@ def read_shape(path: Path) -> Shape:
     heads = sizes["num_attention_heads"]
     key_value = sizes.get("num_key_value_heads", heads) * (sizes.get("head_dim") or hidden // heads)
     layer = 2 * hidden * hidden + 2 * hidden * key_value + 3 * hidden * inner
-    return Shape(sizes["num_hidden_layers"], hidden, sizes["vocab_size"], layer, inner, key_value)
+    tied = sizes.get("tie_word_embeddings", True)
+    return Shape(sizes["num_hidden_layers"], hidden, sizes["vocab_size"], layer, inner, key_value, tied)

@@ -12,11 +12,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from phasegpt.files import read_json, write_json
-from phasegpt.lines import DamagedLineError, append, cut_torn_line, read_lines
+from phasegpt.lines import DamagedLineError, append, cut_torn_line, read_lines, write_lines
 
 SPOOL = "tracking.jsonl"
 LEAVE = 5.0
 """Seconds that a sender is left to come back from a call to the server and let its spool go."""
+
+UNSEEN = 1000
+"""So many events a driver may have sent that its last copy of the spool does not have."""
 
 Event = dict[str, Any]
 
@@ -76,6 +79,20 @@ def arrived(spool: Path) -> frozenset[str]:
     sent = read_spool(spool)[: read_sent(spool)]
     refused = [row["event"] for row in read_refused(spool)]
     return frozenset(event["path"] for event in sent if "path" in event and event not in refused)
+
+
+def take_over(spool: Path, before: str, now: str) -> None:
+    """Make a copy of another machine's spool one's own: the files in its folder `before` lie in `now`.
+
+    What it does not know to have arrived is in doubt, and so are the next UNSEEN events: the one that it was copied
+    from may have sent them after the copy.
+    """
+    events = mend(spool)
+    for event in events:
+        if before and str(event.get("path", "")).startswith(f"{before}/"):
+            event["path"] = now + event["path"].removeprefix(before)
+    write_lines(spool, events)
+    write_json(_sent_file(spool), {"sent": read_sent(spool), "doubt": len(events) + UNSEEN})
 
 
 class Progress:

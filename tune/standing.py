@@ -11,7 +11,6 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from phasegpt.files import read_json
-from phasegpt.runs import run_paths
 from tune.commands import COMMANDS, Commands
 from tune.keep import Standing
 from tune.request import SearchPlaces
@@ -24,7 +23,7 @@ FINAL = re.compile(r"(?:final|arm)-(\d+)-seed-\d+")
 
 def checkpoints_of(places: SearchPlaces) -> Path:
     """The folder that holds the folders of a search's jobs."""
-    return run_paths(places.storage, places.track, places.name).checkpoints
+    return places.checkpoints
 
 
 def has_ended(places: SearchPlaces, study: Study) -> bool:

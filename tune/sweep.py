@@ -16,6 +16,7 @@ from typing import Any
 from phasegpt.checkpoint_files import ADAPTER, last_adapter
 from phasegpt.config_search import Keep
 from phasegpt.files import read_json, write_json
+from phasegpt.mirror import mirror_of
 from tune.keep import CHECKPOINT, may_go
 from tune.request import SearchPlaces
 from tune.standing import Standings, checkpoints_of, named_jobs
@@ -118,7 +119,19 @@ def remove(going: Going) -> int:
         if adapter is not None:
             adapter.rename(folder / ADAPTER)
     aside = [_aside(folder / name) for name in going.names]
+    _remove_there(going)
     return sum(map(_delete, aside))
+
+
+def _remove_there(going: Going) -> None:
+    """The same in the object storage that the folder mirrors."""
+    mirror = mirror_of(going.folder)
+    if mirror is None:
+        return
+    if going.adapter_stays:
+        mirror.push(going.folder / ADAPTER)
+    for name in going.names:
+        mirror.remove(going.folder / name)
 
 
 def _aside(path: Path) -> Path:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.jobs import Job, from_config, trial_name
+from tune.luggage import Luggage, job_paths
 from tune.process_load import ProcessLoad
-from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, with_metrics
+from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of, with_metrics
 from tune.smaller import OOM, begin_smaller, chosen_before, out_of_memory, remark, smaller
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ log = logging.getLogger("phasegpt")
 SECONDS_BETWEEN_REPORTS = 1.0
 _warm: dict[str, "Workbench"] = {}
 Tell = Callable[[dict[str, Any]], None]
+Save = Callable[[], None]
 
 
 def run_job(config: Mapping[str, Any]) -> None:
@@ -41,31 +43,42 @@ def run_job(config: Mapping[str, Any]) -> None:
     """
     from ray import tune
 
-    job, spec = from_config(config)
-    begun = time.monotonic()
-    folder = _paths(job, spec).checkpoints
-    before = chosen_before(folder)
-    report = _attempt(replace(job, values={**job.values, **before}), spec)
-    values = smaller(_config(job, spec)) if report.get(ERROR_KEY, "").startswith(OOM) and not before else None
-    if values is not None:
-        begin_smaller(folder, values)
-        before = values
-        report = _attempt(replace(job, values={**job.values, **values}), spec)
-    if before:
-        report[NOTE_KEY] = remark(before)
+    begun, luggage = time.monotonic(), Luggage(*from_config(config))
+    report = _attempt(luggage.job, luggage.spec, luggage.bring)
+    if not report:
+        report = _run_it(luggage)
+        report = {**_attempt(luggage.job, luggage.spec, luggage.leave), **report}
     ended = ERROR_KEY not in report and PAUSED_KEY not in report
     tune.report({**report, FINISHED_KEY: ended, "seconds": time.monotonic() - begun})
 
 
-def _attempt(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
-    from phasegpt.crew import Crew, WorkerError
+def _run_it(luggage: Luggage) -> dict[str, Any]:
+    """Run a job, and in smaller bites where memory ran out: what to report."""
+    job, spec, folder = luggage.job, luggage.spec, luggage.paths.checkpoints
+
+    def attempt(values: Mapping[str, Any]) -> dict[str, Any]:
+        now = replace(job, values={**job.values, **values})
+        return _attempt(now, spec, lambda: _run_on_crew(now, spec, luggage.save))
+
+    before = chosen_before(folder)
+    report = attempt(before)
+    values = smaller(_config(job, spec)) if report.get(ERROR_KEY, "").startswith(OOM) and not before else None
+    if values is not None:
+        begin_smaller(folder, values)
+        before = values
+        report = attempt(values)
+    return {**report, NOTE_KEY: remark(before)} if before else report
+
+
+def _attempt(job: Job, spec: Mapping[str, Any], work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    """What `work` says, nothing where it says nothing, or why it failed."""
+    from phasegpt.crew import WorkerError
     from phasegpt.logs import log_to
 
-    crew = Crew(**spec["crew"])
     try:
-        return _run(job, spec, crew) if crew.count == 1 else _run_on_workers(job, spec, crew)
+        return work() or {}
     except (ValueError, ArithmeticError, MemoryError, RuntimeError, OSError) as error:
-        with log_to(_paths(job, spec).log):
+        with log_to(job_paths(job, spec).log):
             log.exception("%s failed", job.name)
         said = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
         return {ERROR_KEY: f"{OOM}: {said}" if out_of_memory(error) else said, "step": 0}
@@ -78,19 +91,20 @@ def _config(job: Job, spec: Mapping[str, Any]) -> "Config":
     return Tree(spec["name"], spec["config"], {}).with_values(job.values, origin=job.name).typed()
 
 
-def _paths(job: Job, spec: Mapping[str, Any]) -> "RunPaths":
-    from phasegpt.runs import run_paths
+def _run_on_crew(job: Job, spec: Mapping[str, Any], save: Save) -> dict[str, Any]:
+    from phasegpt.crew import Crew
 
-    return run_paths(Path(spec["storage"]), spec["track"], f"{spec['name']}/{job.name}")
+    crew = Crew(**spec["crew"])
+    return _run(job, spec, crew, save) if crew.count == 1 else _run_on_workers(job, spec, crew)
 
 
-def _run(job: Job, spec: Mapping[str, Any], crew: "Crew") -> dict[str, Any]:
+def _run(job: Job, spec: Mapping[str, Any], crew: "Crew", save: Save) -> dict[str, Any]:
     import torch
     from ray import tune
 
     torch.set_num_threads(max(1, int(crew.cpus)))
     reporter = _Reporter(tune.report)
-    return _job(job, spec, _workbench(), tune.report, reporter.due, reporter.aside, time.time())
+    return _job(job, spec, _workbench(), tune.report, reporter.due, reporter.aside, time.time(), save)
 
 
 def _run_on_workers(job: Job, spec: Mapping[str, Any], crew: "Crew") -> dict[str, Any]:
@@ -120,12 +134,18 @@ def _job(
     due: Callable[[], bool],
     aside: Tell,
     launched: float,
+    save: Save = lambda: None,
 ) -> dict[str, Any]:
-    """Measure or fit; what to report at the end. `tell` reports now, `aside` now and then, and `due` says when."""
+    """Measure or fit; what to report at the end. `tell` reports now, `aside` now and then, and `due` says when.
+
+    `save` puts what the job has where others find it, before an evaluation is told.
+    """
     os.environ["PHASEGPT_ROOT"] = spec["root"]
-    config, paths, load = _config(job, spec), _paths(job, spec), ProcessLoad()
+    config, paths, load = _config(job, spec), job_paths(job, spec), ProcessLoad()
 
     def tell_with_load(report: dict[str, Any]) -> None:
+        if metrics_of(report):
+            save()
         tell({**report, **load.now_and_then()})
 
     def on_progress(what: str, done: int, total: int) -> None:
@@ -148,7 +168,7 @@ def _start(job: Job, spec: Mapping[str, Any]) -> Path | None:
     if job.warm is None:
         return None
     name = trial_name(job.warm)
-    folder = _paths(replace(job, name=name), spec).checkpoints
+    folder = job_paths(replace(job, name=name), spec).checkpoints
     adapter = last_adapter(folder)
     if adapter is None:
         raise RunError(f"{job.name} starts from the weights of {name}, which left none in {folder}")

@@ -5,18 +5,18 @@ What a job's result says is recorded by `record.py`; here is when, and under whi
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
 from phasegpt.checkpoint_files import history_left
 from phasegpt.config_io import Tree
-from phasegpt.runs import RunPaths, run_paths
+from phasegpt.runs import RunPaths
 from tune.captions import NOTE, job_note, run_name
 from tune.console import Console
 from tune.datasets import Inputs
 from tune.jobs import Job, trial_job
+from tune.luggage import job_paths
 from tune.marks import UNMARKED
 from tune.record import record_end, record_evaluation, record_steps, state_tags
 from tune.reports import FINISHED_KEY, NOTE_KEY, load_of, metrics_of
@@ -121,8 +121,7 @@ class Watch(Callback):  # type: ignore[misc]
         return {name: part for name, part in config.items() if name != "search"}
 
     def _paths(self, job: Job) -> RunPaths:
-        spec = self.searcher.spec
-        return run_paths(Path(spec["storage"]), spec["track"], f"{spec['name']}/{job.name}")
+        return job_paths(job, self.searcher.spec)
 
     def key(self, job: Job) -> str:
         """The tracker's name of a job's run."""

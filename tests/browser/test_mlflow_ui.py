@@ -1,6 +1,7 @@
 """What `make ui` shows of a search: its runs one below the other, a curve, pictures, the search box, a comparison."""
 
 import os
+import re
 import signal
 import socket
 import statistics
@@ -118,11 +119,16 @@ def link(page: "Page", run: str) -> "Locator":
     return page.get_by_role("link", name=run, exact=True)
 
 
+def trial(page: "Page", number: int) -> "Locator":
+    """The link of a trial, whose name goes on with its values."""
+    return page.get_by_role("link", name=re.compile(rf"^trial-{number:03d} "))
+
+
 def expand(page: "Page") -> None:
     """Show the runs of the search below it."""
     row = page.get_by_role("row").filter(has=link(page, NAME))
     row.get_by_role("button").first.click()
-    link(page, "trial-000").wait_for()
+    trial(page, 0).wait_for()
 
 
 def test_the_search_box_finds_trials_by_metric_and_track(served: Served, page: "Page", shoot: Shoot) -> None:
@@ -148,14 +154,25 @@ def test_a_trial_shows_the_curve_of_its_loss(page: "Page", shoot: Shoot) -> None
     from playwright.sync_api import expect
 
     expand(page)
-    link(page, "trial-001").click()
+    trial(page, 1).click()
     page.get_by_role("tab", name="Model metrics").click()
     page.get_by_placeholder("Search metric charts").fill("eval/eval_loss")
-    expect(page.get_by_text("trial-001 (eval/eval_loss)")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^trial-001 .*\(eval/eval_loss\)"))).to_be_visible()
     curve = page.locator(".js-plotly-plot path.js-line").first
     expect(curve).to_be_visible()
     assert (curve.get_attribute("d") or "").count("L") + 1 == 4  # an evaluation a step
     shoot(page, "mlflow-curve")
+
+
+def test_the_search_keeps_its_report(page: "Page", shoot: Shoot) -> None:
+    link(page, NAME).click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("report", exact=True).click()
+    page.get_by_text("report.html", exact=True).click()
+    report = page.frame_locator("iframe")
+    report.get_by_role("heading", name="Finalists").wait_for()
+    assert report.locator("svg").count() > 3
+    shoot(page, "mlflow-report")
 
 
 def test_the_search_keeps_its_pictures(page: "Page", shoot: Shoot) -> None:

@@ -82,6 +82,12 @@ def test_a_storage_that_the_head_cannot_write_is_one_failure_not_one_a_node() ->
     assert failure.what == "--storage /ro: the head cannot write there: Read-only file system"
 
 
+def test_object_storage_that_a_node_cannot_write_to_is_named_with_that_node_and_why() -> None:
+    (failure,) = checks.storage_is_shared(told({"storage_error": ""}, {"storage_error": "denied"}), "s3://bucket/a")
+    assert failure.what == "--storage s3://bucket/a: host-1 cannot write there: denied"
+    assert "role" in failure.cure
+
+
 def test_an_mlflow_that_the_cluster_does_not_reach_is_named_with_why() -> None:
     (failure,) = checks.tracking_answers(told({}, tracking="Connection refused"), "http://127.0.0.1:5000")
     assert failure.what.endswith("does not answer from the cluster: Connection refused")
@@ -118,6 +124,14 @@ def test_no_storage_or_a_relative_one_is_refused_with_the_cure(storage: str | No
 def test_an_mlflow_that_is_no_server_is_refused_with_the_cure(uri: str | None) -> None:
     (failure,) = checks.tracking_is_http(uri)
     assert "--tracking-uri http://HOST:5000" in failure.cure
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:secret@db/studies", "postgresql://db/studies?password=secret"])
+def test_a_password_of_the_study_is_refused_and_not_repeated(url: str) -> None:
+    (failure,) = checks.study_is_bare(url)
+    assert "secret" not in str(failure)
+    assert not checks.study_is_bare("postgresql://me@db:5432/studies")
+    assert not checks.study_is_bare(None)
 
 
 def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:

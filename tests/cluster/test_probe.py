@@ -10,6 +10,8 @@ import pytest
 
 from cluster import probe
 from cluster.asking import told_by
+from phasegpt.object_store import ObjectStore
+from tests.object_server import Bucket
 from tune.request import RequestError
 
 
@@ -38,9 +40,11 @@ def test_a_storage_that_cannot_be_made_is_told_with_why(asked: dict[str, Any], t
     assert "Not a directory" in probe._make_room({**asked, "storage": str(tmp_path / "file")})
 
 
-def test_object_storage_is_not_tried_as_a_folder(asked: dict[str, Any]) -> None:
-    far = {**asked, "storage": "s3://bucket/x"}
+def test_a_node_tries_object_storage_itself_and_leaves_nothing_there(asked: dict[str, Any], bucket: Bucket) -> None:
+    far = {**asked, "storage": bucket.address}
     assert (probe._make_room(far), probe.look(far)["storage_error"]) == ("", "")
+    assert ObjectStore(bucket.address).list("") == {}
+    assert "NO_SUCH_BUCKET" in probe.look({**asked, "storage": "s3://no-such-bucket/x"})["storage_error"]
 
 
 class _Server(http.server.BaseHTTPRequestHandler):

@@ -24,6 +24,7 @@ EVERY = [
     *("--trials", "4", "--max-concurrent=2", "--sampler", "grid", "--scheduler", "none", "--workers-per-trial", "2"),
     *("--gpus-per-worker", "0.5", "--cpus-per-worker", "1", "--min-workers", "1", "--accelerator-type", "H100"),
     *("--placement", "SPREAD", "--ablate", "training.kto_lambda=0,0.1", "--seeds", "3", "--seed", "7", "--json"),
+    *("--study-url", "postgresql://me@db.example.org/studies"),
 ]
 """Every option of the search that goes to a job as it is."""
 

@@ -125,6 +125,15 @@ def test_without_a_cluster_status_says_how_to_start_one_and_stop_has_nothing_to_
     assert (stop.returncode, stop.stdout) == (0, "no cluster was started here; nothing to end\nheavy:\n")
 
 
+def test_an_address_of_another_machine_is_refused_and_nothing_is_left(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = run("local", environment, "start", "--host", "192.0.2.77")
+    assert done.returncode == 2
+    assert done.stderr.startswith("--host 192.0.2.77: expected an address of this machine")
+    assert [path.name for path in (tmp_path / "cache" / "cluster").iterdir()] == ["start.lock"]
+
+
 @pytest.mark.parametrize("words", [["--nodes", "0"], ["--cpus", "-1"]])
 def test_a_cluster_needs_nodes_and_cpus(words: list[str], environment: dict[str, str]) -> None:
     done = run("local", environment, "start", *words)

@@ -161,6 +161,7 @@ def test_a_search_whose_driver_is_killed_ends_as_an_undisturbed_one(place: Place
     check(place, 5)
 
 
+@pytest.mark.faults
 def test_a_search_goes_on_elsewhere_from_its_study_in_postgresql(
     place: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

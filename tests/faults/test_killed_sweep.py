@@ -11,7 +11,7 @@ import pytest
 from phasegpt.files import read_json
 from tests.faults.test_killed_driver import PATIENCE, SETS, Place, check, place  # noqa: F401 - a fixture
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(900)]
 TRIALS = 5
 TOP = Path("checkpoints/v14/track_b/killed")
 

@@ -23,7 +23,7 @@ from tests.ray_cluster import Cluster
 from tune.spool import SPOOL
 from tune.sync import look, sync
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "phasegpt-v14"
@@ -128,7 +128,6 @@ def test_four_moments_of_a_short_search_lose_and_double_nothing(
     check(ray_cluster, server, tmp_path_factory.mktemp("short"), 4, ("late", "cut", "after 500", "kill"), 0)
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("seed", [1, 2])
 def test_ten_moments_of_twenty_trials_lose_and_double_nothing(
     ray_cluster: Cluster, server: MlflowServer, tmp_path_factory: pytest.TempPathFactory, seed: int
@@ -136,7 +135,6 @@ def test_ten_moments_of_twenty_trials_lose_and_double_nothing(
     check(ray_cluster, server, tmp_path_factory.mktemp("long"), 20, HOWS, seed)
 
 
-@pytest.mark.faults
 def test_a_server_on_postgresql_that_fails_holds_what_an_undisturbed_one_on_sqlite_does(
     ray_cluster: Cluster, postgres: Postgres, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

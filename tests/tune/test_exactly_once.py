@@ -6,6 +6,7 @@ Whatever fails, MLflow comes to hold the same as without a failure.
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from tests.mlflow_store import contents
 from tune import outbox
+from tune.datasets import Dataset
 from tune.delivery import RUN_KEY, Delivery, open_client, tracking_uri
 from tune.outbox import Outbox
 from tune.spool import SPOOL
@@ -107,8 +109,12 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "LAST_PAUSE", 0.002)
 
 
+GIVEN = Dataset("pairs", "abc123", "training", '{"uri": "pairs.jsonl"}', "{}", "{}")
+
+
 def tell(box: Outbox, files: Path) -> None:
-    """A search of two trials: params beyond a call's limit, curves, a table twice, files, and a trial begun again."""
+    """A search of two trials: params beyond a call's limit, curves, a table twice, a text, inputs, files, and a trial
+    begun again."""
     box.put("open", uri="", experiment="")
     box.put("run", key="s", name="search", parent=None, tags={"kind": "search"}, params={"a": "1"})
     for n in range(2):
@@ -120,8 +126,11 @@ def tell(box: Outbox, files: Path) -> None:
         box.put("finish", key=key, status="KILLED")
         box.put("run", key=key, name=f"trial {n}", parent="s", tags={"state": "running"}, params=params)
         box.put("metrics", key=key, values={"loss": n + 0.3, "kl": 0.5}, step=3)
-        for name in ("answers.json", "deep/rows.json", "answers.json"):
-            box.put("table", key=key, name=name, columns=["id"], data=[["é"]])
+        table = {"columns": ["id"], "data": [["é"]]}
+        for names in (["answers.json", "deep/rows.json"], ["answers.json"]):
+            box.put("tables", key=key, tables=dict.fromkeys(names, table))
+        box.put("text", key=key, name="config/config.yaml", text="a: 1")
+        box.put("datasets", key=key, datasets=[asdict(GIVEN)])
         box.put("file", key=key, path=str(files / "result.json"), to="result")
         box.put("folder", key=key, path=str(files / "adapter"), to="adapter")
         box.put("tags", key=key, tags={"state": "complete"})
@@ -166,8 +175,9 @@ def test_the_small_search_is_recorded_whole(undisturbed: dict[str, Any]) -> None
     trial = undisturbed["s/1"]
     assert (trial["parent"], trial["status"], len(trial["params"])) == ("s", "FINISHED", 110)
     assert trial["metrics"]["loss"] == [(1, 1.1), (2, 1.2), (3, 1.3)]
-    wanted = ["adapter/a.bin", "adapter/deeper/b.bin", "answers.json", "deep/rows.json", "result/result.json"]
-    assert sorted(trial["files"]) == wanted
+    written = ["adapter/a.bin", "adapter/deeper/b.bin", "answers.json", "config/config.yaml"]
+    assert sorted(trial["files"]) == [*written, "deep/rows.json", "result/result.json"]
+    assert trial["datasets"] == [("pairs", "abc123")]
     assert (len(undisturbed["s"]["metrics"]), len(undisturbed["s"]["tags"])) == (950, 103)
 
 

@@ -15,7 +15,7 @@ from phasegpt.checkpoints import answers
 from tests.ray_cluster import Cluster
 from tune.search import main
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 PATIENCE = 400
 

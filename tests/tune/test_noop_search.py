@@ -141,6 +141,7 @@ def test_all_tracks_run_in_turn_under_one_parent_and_are_compared(ray_cluster: C
     assert rows[0]["gain"] is None
     assert (rows[1]["gain"]["mean"], rows[1]["gain"]["low"]) == (0, 0)
     assert read_json(tmp_path / "results/v14/s.json") == found
+    assert "s-a against s-b against s-c" in (tmp_path / "results/v14/s-report/report.html").read_text(encoding="utf-8")
     runs = runs_of(tmp_path)
     parent = runs.pop("s")
     assert parent.info.status == "FINISHED"

@@ -1,10 +1,13 @@
 """The plan of a toy search, by numbers that can be counted by hand."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from phasegpt.config import stages
+from phasegpt.config_io import load_config, track_config
 from tests.tune.conftest import ToyRequest
 from tune.capacity import Ask
 from tune.duration import SharedParts, _training_flops, costs_of
@@ -12,7 +15,7 @@ from tune.plan import Plan, as_json, make_plan
 from tune.plan_text import as_text
 from tune.rate import Rate
 from tune.request import new_request
-from tune.shapes import Shape
+from tune.shapes import Shape, read_shape, shape_of
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +225,22 @@ def test_the_object_for_scripts_holds_the_same_numbers(toy_request: ToyRequest) 
 
 
 def test_a_shape_counts_a_tied_embedding_once() -> None:
-    assert Shape(layers=2, hidden=8, vocabulary=100, layer_parameters=50).parameters == 2 * 50 + 100 * 8
+    shape = Shape(layers=2, hidden=8, vocabulary=100, layer_parameters=50)
+    assert (shape.parameters, shape.size) == (2 * 50 + 100 * 8, 2 * 50 + 100 * 8)
+    assert replace(shape, tied=False).size == 2 * 50 + 2 * 100 * 8
+
+
+def test_a_hub_model_has_its_shape_once_it_is_in_the_cache(
+    toy_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = load_config(track_config("b"), overrides=["model.base_model=some/model"])
+    assert shape_of(config) is None
+    cached = tmp_path / "models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text("abc")
+    shutil.copytree(toy_model_dir, cached / "snapshots/abc")
+    assert shape_of(config) == read_shape(toy_model_dir / "config.json")
 
 
 UPPER = "model.lora_config.layers_to_transform=upper_third"

@@ -7,9 +7,18 @@ import pytest
 
 from phasegpt.config import config_hash
 from phasegpt.config_io import track_config
+from phasegpt.mirror import address_of
 from tests.toy import toy_pairs, toy_prompts, write_jsonl
 from tests.tune.conftest import ToyRequest
-from tune.request import RequestError, choose_profile, is_own_file, new_request, resumed_request
+from tune.request import (
+    RequestError,
+    choose_profile,
+    is_own_file,
+    new_request,
+    require_storage,
+    resumed_request,
+    storage_folder,
+)
 
 
 def refusal(make: ToyRequest, *sets: str, name: str = "toy") -> str:
@@ -186,8 +195,29 @@ def test_storage_is_a_folder_that_can_be_written_to(toy_sets: list[str], tmp_pat
     (tmp_path / "file").write_text("x")
     with pytest.raises(RequestError, match=r"--storage .*file: expected a folder"):
         new_request("b", overrides=toy_sets, storage=str(tmp_path / "file"))
-    with pytest.raises(RequestError, match="only folders are supported yet"):
-        new_request("b", overrides=toy_sets, storage="s3://bucket/x")
+
+
+def test_object_storage_is_worked_on_in_a_folder_of_this_machine_that_knows_its_address(
+    toy_sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHASEGPT_CACHE", str(tmp_path))
+    storage = new_request("b", overrides=toy_sets, storage="s3://bucket/x/").places.storage
+    assert storage.is_relative_to(tmp_path / "storage")
+    assert address_of(storage) == "s3://bucket/x"
+    assert storage_folder("s3://bucket/x") == storage
+    with pytest.raises(RequestError, match="leave user and password to the environment"):
+        new_request("b", overrides=toy_sets, storage="s3://me:word@bucket/x")
+
+
+def test_workers_that_share_a_trial_need_a_folder(
+    toy_sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHASEGPT_CACHE", str(tmp_path))
+    two = [*toy_sets, "training.distributed.enabled=true", "training.distributed.num_gpus=2"]
+    request = new_request("b", overrides=two, storage="s3://bucket/x")
+    assert request.config.training.distributed.workers == 2
+    with pytest.raises(RequestError, match="give a shared folder"):
+        require_storage(request)
 
 
 def test_a_relative_storage_counts_from_where_the_user_stands(

@@ -94,7 +94,7 @@ class Contest:
         return [line.removeprefix("end ") for line in heard]
 
 
-@pytest.fixture(scope="module", params=["file_uri", "server_uri"])
+@pytest.fixture(scope="module", params=["file_uri", pytest.param("server_uri", marks=pytest.mark.slow)])
 def contest(request: pytest.FixtureRequest) -> Iterator[Contest]:
     uri = request.getfixturevalue(request.param)
     made = Contest(uri, open_client(uri))
@@ -102,7 +102,7 @@ def contest(request: pytest.FixtureRequest) -> Iterator[Contest]:
     yield made
     for process in made.processes:
         process.kill()
-        process.wait(PATIENCE)
+        process.communicate(timeout=PATIENCE)  # waits, and closes the pipes
 
 
 def raised(by: int) -> dict[str, float]:

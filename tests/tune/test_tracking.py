@@ -205,13 +205,14 @@ def test_an_event_that_mlflow_refuses_is_set_aside_and_the_rest_arrives(uri: str
     tracker.metrics("s", {"loss": 2.0}, 1)
     tracker.run("s", "search", params={"lr": "2"})
     tracker.file("s", spool.parent / "missing.txt")
+    tracker._outbox.put("of a later version", key="s")
     tracker.finish("s")
     assert tracker.close(ENOUGH) == 0
     run = runs_of(uri, "refused")["s"]
     assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "1"})
     assert history(uri, run, "loss") == [(0, 1.0), (1, 2.0)]
     refused = read_spool(spool.with_name(f"{SPOOL}.refused"))
-    assert [row["line"] for row in refused] == [4, 6, 7]
+    assert [row["line"] for row in refused] == [4, 6, 7, 8]
     assert "no run 'nobody'" in refused[0]["reason"]
 
 
