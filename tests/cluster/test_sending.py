@@ -20,6 +20,7 @@ from tune.search import parser as search_parser
 
 EVERY = [
     *("--track", "b", "--set", "training.beta=0.05", "--set", "search.parameters={training.beta: {grid: [0.1]}}"),
+    *("--wait-minutes", "5"),
     *("--trials", "4", "--max-concurrent=2", "--sampler", "grid", "--scheduler", "none", "--workers-per-trial", "2"),
     *("--gpus-per-worker", "0.5", "--cpus-per-worker", "1", "--min-workers", "1", "--accelerator-type", "H100"),
     *("--placement", "SPREAD", "--ablate", "training.kto_lambda=0,0.1", "--seeds", "3", "--seed", "7", "--json"),
