@@ -43,7 +43,7 @@ def ending(request: Request, report: Mapping[str, Any], uri: str) -> str:
 
 def browse(uri: str, here: Path) -> str:
     """How the runs recorded at `uri` are looked at by who stands in the folder `here`; never shows a password."""
-    if uri == tracking_uri(MADE_FOR) and here.resolve() == MADE_FOR:
+    if uri == f"sqlite:///{MADE_FOR}/mlflow.db" and here.resolve() == MADE_FOR:
         return "make ui   browse the runs on http://127.0.0.1:5000"
     shown = without_credentials(uri)
     if "://" not in uri or uri.startswith("http"):

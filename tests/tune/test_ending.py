@@ -97,6 +97,11 @@ def test_how_runs_are_browsed_shows_no_password(
     assert "secret" not in ending(toy_request(), report, uri)
 
 
+def test_a_server_that_the_environment_names_is_not_what_make_ui_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://head:5000")
+    assert browse("http://head:5000", MADE_FOR) == "http://head:5000   browse the runs"
+
+
 def test_make_is_named_only_where_its_makefile_lies(tmp_path: Path) -> None:
     assert browse(OWN, MADE_FOR).startswith("make ui ")
     assert browse(OWN, tmp_path).startswith(f"mlflow ui --backend-store-uri {OWN} ")
