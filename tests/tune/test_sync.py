@@ -135,7 +135,7 @@ def test_a_server_that_stays_away_leaves_everything_in_the_spool(
         (["sync", "both"], "both: track_a and track_b have a search of this name; add --track"),
         (["sync"], "name a search or run, or give --all"),
         (["status", "empty"], "holds no events"),
-        (["status", "--storage", "s3://bucket"], "only folders are supported yet"),
+        (["status", "--storage", "ftp://bucket"], "expected a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"),
     ],
 )
 def test_a_name_that_says_no_one_spool_is_one_line(
