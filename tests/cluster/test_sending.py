@@ -40,12 +40,7 @@ def test_no_option_of_the_search_is_forgotten_here() -> None:
     decided = {"--help", "--config", "--profile", "--name", "--storage", "--tracking-uri", "--address"}
     elsewhere = {"--resume", "--plan", "--measure"}
     known = {option for action in search_parser()._actions for option in action.option_strings if len(option) > 2}
-    assert known <= names | decided | elsewhere | SINCE, (
-        "say in EVERY, or in cluster.submit.DECIDED, what becomes of it"
-    )
-
-
-SINCE: set[str] = set()
+    assert known <= names | decided | elsewhere, "say in EVERY, or in cluster.submit.DECIDED, what becomes of it"
 
 
 def test_an_option_cannot_be_shortened_since_the_job_would_get_it_twice(capsys: pytest.CaptureFixture[str]) -> None:
