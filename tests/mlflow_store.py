@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.delivery import PARENT_TAG, RUN_KEY, open_client
+from tune.process_load import SYSTEM
 
 OWN = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.runName")
 """Tags that MLflow sets itself, of who and where."""
@@ -30,13 +31,22 @@ def _record(client: Any, run: Any, keys: dict[str, str]) -> dict[str, Any]:
         "parent": parent and keys[parent],
         "params": dict(run.data.params),
         "tags": {name: value for name, value in tags.items() if name not in OWN},
-        "metrics": {
-            name: sorted((point.step, point.value) for point in client.get_metric_history(number, name))
-            for name in run.data.metrics
-        },
+        "metrics": _points(client, run),
         "files": _files(client, number),
         "datasets": sorted((used.dataset.name, used.dataset.digest) for used in run.inputs.dataset_inputs),
     }
+
+
+def _points(client: Any, run: Any) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of each metric in order; of the machine's load, which differs, only that no step is there twice."""
+    points = {
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+        for name in run.data.metrics
+    }
+    for name in [name for name in points if name.startswith(SYSTEM)]:
+        steps = [step for step, _ in points.pop(name)]
+        assert len(set(steps)) == len(steps), (name, steps)
+    return points
 
 
 def _files(client: Any, run_id: str) -> dict[str, bytes]:

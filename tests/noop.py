@@ -54,7 +54,7 @@ def noop_job(config: Mapping[str, Any]) -> None:
         if step < steps:
             tune.report(report)
     pairs = [{"id": f"pair-{n}", "eval_loss": metrics["eval_loss"] + n / 100} for n in range(PROMPTS)]
-    answers = [{"id": f"prompt-{n}", "answer": "No."} for n in range(PROMPTS)]
+    answers = [{"id": f"prompt-{n}", "prompt": f"Is it {n}?", "answer": "No."} for n in range(PROMPTS)]
     seed = job.values.get("experiment.seed", 42)
     result = {"name": paths.name, "metrics": metrics, "step": steps, "steps": steps, "pairs": pairs}
     write_json(

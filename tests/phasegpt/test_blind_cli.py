@@ -21,6 +21,7 @@ from tests.phasegpt.ballots import ballot
 from tests.phasegpt.trained import train_toy
 from tests.toy import build_toy_model
 
+pytestmark = pytest.mark.slow
 PATIENCE = 240
 """Seconds until a process is missed."""
 

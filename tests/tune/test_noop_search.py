@@ -161,6 +161,7 @@ def until(true: Callable[[], bool]) -> None:
     assert true()
 
 
+@pytest.mark.faults
 def test_a_trial_may_lose_its_worker_as_often_as_it_gets_further_and_once_more(
     ray_cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from tests.mlflow_store import contents
 from tests.noop import BEGUN, SECONDS
 from tests.object_server import Bucket
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 SETS = [
@@ -91,7 +91,6 @@ def until_begun(storage: Path, jobs: int, process: "subprocess.Popen[str]") -> N
         time.sleep(0.05)
 
 
-@pytest.mark.faults
 def test_a_search_that_is_killed_goes_on_on_a_fresh_machine_and_ends_as_an_undisturbed_one(
     machines: tuple[Machine, Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,7 @@ def measure_baseline(folder: Path, sets: list[str]) -> None:
     write_json(paths.results, {**found, "metrics": found["summary"], "hashes": {"scorer": scorer()}})
 
 
-@pytest.fixture(scope="module", params=[ENDS, pytest.param(SIX_ENDS, marks=pytest.mark.slow)], ids=["three", "six"])
+@pytest.fixture(scope="module", params=[ENDS, SIX_ENDS], ids=["three", "six"])
 def searched(
     ray_cluster: Cluster, toy_sets: list[str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Searched:
@@ -89,6 +89,7 @@ def searched(
     return Searched(ends, json.loads(done.stdout), folder, ray_cluster.groups_left())
 
 
+@pytest.mark.slow
 def test_trials_of_two_workers_in_a_row_end_as_what_they_were(searched: Searched) -> None:
     trials = searched.found["trials"]
     ended = {trial["params"]["training.learning_rate"]: trial["state"] for trial in trials}
@@ -100,6 +101,7 @@ def test_trials_of_two_workers_in_a_row_end_as_what_they_were(searched: Searched
     assert searched.found["winner"]["params"] == {"training.learning_rate": 3e-3}
 
 
+@pytest.mark.slow
 def test_each_trial_ran_on_two_workers_with_the_batch_of_both(searched: Searched) -> None:
     result = read_json(searched.folder / "results/v14/track_b/pairs-of-workers/trial-000.json")
     assert len(result["clock"]["memory_gb"]) == 2
@@ -107,6 +109,7 @@ def test_each_trial_ran_on_two_workers_with_the_batch_of_both(searched: Searched
     assert result["clock"]["examples_per_second"] * result["clock"]["step_seconds"] == pytest.approx(4 * 2 * 2)
 
 
+@pytest.mark.slow
 def test_no_placement_group_is_left_after_stops_a_failure_and_the_end(searched: Searched) -> None:
     assert searched.groups_left == []
 
