@@ -36,7 +36,7 @@ SETS = [
     "training.max_steps=3",
     "evaluation.eval_interval=1",
 ]
-TIMED = (".log", ".png")
+TIMED = (".log", ".png", "report.html")
 """Files whose bytes are not those of another search."""
 
 
@@ -119,6 +119,9 @@ def check(cluster: Cluster, server: MlflowServer, folder: Path, trials: int, how
     assert found.keys() == wanted.keys()
     assert len(found) == trials + 5
     for key, run in wanted.items():
+        theirs, files = found[key].pop("files"), run.pop("files")
+        assert theirs.keys() == files.keys(), key
+        assert [name for name in files if theirs[name] != files[name]] == [], key
         assert found[key] == run
 
 
