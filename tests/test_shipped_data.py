@@ -3,6 +3,7 @@
 import runpy
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,3 +91,51 @@ def test_the_unpaired_answers_are_what_their_script_makes_of_the_pairs() -> None
     rows = read_unpaired(UNPAIRED, DOMAINS)
     assert [row.completion for row in rows if row.label] == [pair.chosen for pair in pairs]
     assert [row.completion for row in rows if not row.label] == [pair.rejected for pair in pairs]
+
+
+OWN = runpy.run_path(str(DATA / "make_own_pairs.py"))
+WORDS = " ".join(f"w{n}" for n in range(20))
+
+
+def drawn(name: str, score: float, words: str = WORDS) -> Any:
+    return OWN["Drawn"](f"{name} {words}.", score)
+
+
+def test_own_answers_are_coupled_best_with_worst_and_each_is_in_one_couple() -> None:
+    best, good, bad, worst = drawn("a", 0.9), drawn("b", 0.8), drawn("c", 0.2), drawn("d", 0.1)
+    assert OWN["couples"]([bad, worst, best, good], 3) == [(best, worst), (good, bad)]
+    assert OWN["couples"]([bad, worst, best, good, good], 1) == [(best, worst)]
+
+
+def test_own_answers_of_like_score_or_unlike_length_make_no_couple() -> None:
+    assert OWN["couples"]([drawn("a", 0.5), drawn("b", 0.31)], 3) == []
+    assert OWN["couples"]([drawn("a", 0.9), drawn("b", 0.1, WORDS[:40])], 3) == []
+
+
+def test_an_own_answer_that_repeats_itself_may_be_worse_but_never_better() -> None:
+    circular, whole = drawn("a", 0.9, "round and round we go " * 4), drawn("b", 0.1)
+    assert OWN["couples"]([circular, whole], 3) == []
+    assert OWN["couples"]([drawn("c", 0.9), drawn("a", 0.1, "round and round we go " * 4)], 3) != []
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("It rains. But then it sto", "It rains."),
+        ('He said "no." And', 'He said "no."'),
+        ("Pi is 3.14 and", ""),
+        ("A\n\nline? Yes! ", "A\n\nline? Yes!"),
+    ],
+)
+def test_an_own_answer_ends_with_its_last_whole_sentence(text: str, kept: str) -> None:
+    assert OWN["whole"](text) == kept
+
+
+def test_own_pairs_keep_the_labels_of_the_pair_whose_prompt_was_asked() -> None:
+    pair = read_pairs(V14, DOMAINS)[0]
+    rows = OWN["rows_of"](pair, [(drawn("a", 0.9), drawn("b", 0.1)), (drawn("c", 0.8), drawn("d", 0.2))])
+    assert [row["id"] for row in rows] == [f"{pair.id}/own-1", f"{pair.id}/own-2"]
+    assert {row["prompt"] for row in rows} == {pair.prompt}
+    assert {(row["domain"], row["complexity"], row["subtlety"]) for row in rows} == {
+        (pair.domain, pair.complexity, pair.subtlety)
+    }
