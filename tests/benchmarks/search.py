@@ -19,7 +19,7 @@ Sides take turns, whole sides at a time. A ratio has the 95 % range that a boots
 rounds it is the median of theirs. With --stopping our search runs again under ASHA, evaluated at half its steps as
 well; opponents, who stop nobody, have their first evaluation of a trial at its end.
 
-    python tests/benchmarks/search.py --keep search.jsonl       # about an hour on two cores; goes on where it was cut
+    python tests/benchmarks/search.py --keep search.jsonl    # an hour or more on two cores; goes on where it was cut
     python tests/benchmarks/search.py --keep search.jsonl --stopping --json
 """
 
@@ -83,7 +83,10 @@ def units(placements: Sequence[str], sides: Sequence[str], rounds: int, trials: 
 
 
 class Keep:
-    """What is measured already, a JSON line a unit; without a file it lasts as long as this process."""
+    """What is measured already, a JSON line a unit; without a file it lasts as long as this process.
+
+    Raises ValueError where the file is of a search with other options.
+    """
 
     def __init__(self, file: Path | None, asked: Asked) -> None:
         self.file, self.asked, self.found = file, json.loads(json.dumps(asdict(asked))), {}
@@ -91,7 +94,7 @@ class Keep:
         for number, line in enumerate(lines, 1):
             row = json.loads(line)
             if row["asked"] != self.asked:
-                raise SystemExit(f"{file}:{number}: measured with other options; name another file with --keep")
+                raise ValueError(f"{file}:{number}: measured with other options; name another file with --keep")
             self.found[row["unit"]] = row["found"]
 
     def add(self, unit: Unit, found: Found) -> None:
@@ -200,7 +203,10 @@ def main() -> None:
     given = parser.parse_args()
     asked = Asked(given.trials, given.steps, tuple(given.set))
     sides = [*given.sides, *([STOPPED] if given.stopping else [])]
-    keep = Keep(given.keep, asked)
+    try:
+        keep = Keep(given.keep, asked)
+    except ValueError as error:
+        parser.error(str(error))
     measure(asked, keep, list(units(given.placements, sides, given.rounds, given.trials)))
     runs = {
         placement: {side: [keep.run(placement, turn, side) for turn in range(given.rounds)] for side in sides}

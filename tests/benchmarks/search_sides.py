@@ -22,10 +22,7 @@ from search_runs import OURS, PATTERN, PROCESSES, STOPPED, Evaluation, Run, Tria
 from phasegpt.base_model import resolve_base
 from phasegpt.config import Config
 from phasegpt.config_io import load_config, resolve, track_config
-from phasegpt.material import PreferenceSource
-from phasegpt.metrics.fluency import STRIDE, WINDOW
-from phasegpt.models import adapter_layers
-from phasegpt.pairs import Pair, read_prompts, take_prompts
+from phasegpt.pairs import Pair, Split, read_pairs, read_prompts, split_pairs, take_prompts
 
 ROOT = Path(__file__).parents[2]
 OPPONENTS = Path(__file__).parent / "opponents"
@@ -161,16 +158,26 @@ def task_of(asked: Asked, placement: str) -> Iterator[Path]:
     config = load_config(track_config("a"), "laptop", asked.overrides(placement))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        split = PreferenceSource(config).split
+        split = split_of(config)
         for name, pairs in (("train", split.train), ("validation", split.val)):
-            rows = [json.dumps(row(pair)) for pair in pairs if isinstance(pair, Pair)]
+            rows = [json.dumps(row(pair)) for pair in pairs]
             (place / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
         (place / "task.json").write_text(json.dumps(task(config, place)), encoding="utf-8")
         yield place / "task.json"
 
 
+def split_of(config: Config) -> Split:
+    """The pairs as our side splits them."""
+    data, evaluation = config.data, config.evaluation
+    pairs = read_pairs(resolve(config.training.preference_dataset), data.domains, data.stratify_by)
+    return split_pairs(pairs, data.val_split, data.stratify_by, evaluation.held_out_domains, config.experiment.seed)
+
+
 def task(config: Config, place: Path) -> dict[str, Any]:
     """What `trl_trial.py` reads: numbers by the names that TRL and PEFT have for them."""
+    from phasegpt.metrics.fluency import STRIDE, WINDOW
+    from phasegpt.models import adapter_layers
+
     training, evaluation, lora = config.training, config.evaluation, config.model.lora_config
     model = resolve_base(config.model.base_model, ROOT)
     layers = adapter_layers(lora.layers_to_transform, read(model / "config.json")["num_hidden_layers"])
