@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TRACK ?= b
 ARGS ?=
+BENCH ?=
 PORT ?= 5000
 STORE ?= .
 VENV := .venv
@@ -38,8 +39,8 @@ lint: $(READY) ## ruff and mypy
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…; STORE=folder with mlflow.db)
 	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(STORE)/mlflow.db" --default-artifact-root "$(STORE)/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
 
-bench: $(READY) ## every benchmark in tests/benchmarks
-	@for script in $$(grep -l '^if __name__' tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: $(READY) ## the benchmarks in tests/benchmarks, hours for all; BENCH="step scaling": those alone
+	@for script in $(or $(BENCH:%=tests/benchmarks/%.py),$$(grep -l '^if __name__' tests/benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## caches of the tools; never results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info

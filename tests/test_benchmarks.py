@@ -1,13 +1,122 @@
-"""The benchmark scripts run on the toy model and print what scripts rely on. Their figures there mean nothing."""
+"""The benchmark scripts run on the toy model and print what scripts rely on. Their figures there mean nothing.
+
+What they reckon from figures is held against numbers worked by hand.
+"""
 
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.benchmarks.scaling import exponent
+from tests.benchmarks.search_runs import (
+    Evaluation,
+    Run,
+    Trial,
+    all_evaluated,
+    evaluated,
+    leads_for_good,
+    ratio,
+    training_only,
+    warm_service,
+)
+
 ROOT = Path(__file__).parents[1]
+
+
+def trial(seconds: float, training: float = 0.0, evaluation: float = 0.0, *evaluations: Evaluation) -> Trial:
+    return Trial(seconds, training, evaluation, evaluations)
+
+
+OURS = Run((trial(10.0, 6.0, 3.0), trial(8.0, 6.0, 1.5)), before=20.0, after=4.0, evaluation=6.0)
+THEIRS = Run((trial(50.0, 30.0, 10.0), trial(70.0, 30.0, 10.0)), before=1.0, after=5.0)
+
+
+def test_a_search_takes_what_its_trials_take_and_what_lies_before_and_after() -> None:
+    assert evaluated(OURS, (0, 1)) == 20 + 10 + 8 + 4
+    assert training_only(OURS, (0, 1)) == 42 - 6 - 3 - 1.5
+    assert evaluated(THEIRS, (1, 1)) == 1 + 70 + 70 + 5  # as a bootstrap may draw them
+
+
+def test_service_is_what_lies_outside_steps_and_evaluations_once_warm() -> None:
+    assert warm_service([OURS, THEIRS]) == [8 - 6 - 1.5, 70 - 30 - 10]
+
+
+def test_a_ratio_of_searches_has_a_range_that_its_trials_give() -> None:
+    median, low, high = ratio([THEIRS], [OURS], evaluated)
+    assert median == 126 / 42
+    assert (low, high) == (106 / 44, 146 / 40)  # the first trial drawn twice, the second drawn twice
+    same = Run((trial(50.0), trial(50.0)))
+    assert ratio([same], [same], evaluated) == (1, 1, 1)
+    assert ratio([same, THEIRS, THEIRS], [same, OURS, OURS], evaluated)[0] == 3  # the median of rounds
+
+
+def test_the_last_trial_to_be_evaluated_first_says_when_every_trial_was() -> None:
+    run = Run(
+        (
+            trial(10.0, 0, 0, Evaluation(6, 4.0, 0.7), Evaluation(12, 9.0, 0.6)),
+            trial(5.0, 0, 0, Evaluation(6, 4.0, 0.69)),
+            trial(10.0, 0, 0, Evaluation(6, 4.0, 0.5), Evaluation(12, 9.5, 0.55)),
+        ),
+        before=100.0,
+    )
+    assert all_evaluated(run) == 100 + 10 + 5 + 4
+    assert leads_for_good(run, 12) == (100 + 10 + 5 + 9.5, 2)
+
+
+def test_a_trial_that_was_stopped_does_not_lead_whatever_it_lost() -> None:
+    run = Run((trial(10.0, 0, 0, Evaluation(12, 9.0, 0.6)), trial(5.0, 0, 0, Evaluation(6, 4.0, 0.1))))
+    assert leads_for_good(run, 12) == (9.0, 0)
+
+
+def test_the_exponent_of_a_cost_is_its_slope_between_logarithms() -> None:
+    assert exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    assert exponent([100, 1000, 10_000], [0.5, 0.5, 0.5]) == pytest.approx(0)
+    assert exponent([100], [0.5]) is None
+    assert exponent([100, 1000], [0.0, 1.0]) is None
+
+
+def kept(file: Path, **asked: Any) -> list[str]:
+    """A file of `--keep` in which two trials of all sides are measured, and the options that read it."""
+    settings = {"trials": 2, "steps": 12, "sets": [], **asked}
+    whole = {
+        "ours": OURS,
+        "ray_pattern": THEIRS,
+        "trl_processes/0": THEIRS.trials[0],
+        "trl_processes/1": THEIRS.trials[1],
+    }
+    rows = [
+        {"unit": f"upper_third/0/{unit}", "asked": settings, "found": asdict(found)} for unit, found in whole.items()
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return ["--trials", "2", "--placements", "upper_third", "--keep", str(file), "--json"]
+
+
+def ran(script: str, *options: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, f"tests/benchmarks/{script}.py", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_search_benchmark_reckons_with_what_it_has_kept_and_measures_nothing_twice(tmp_path: Path) -> None:
+    shown = ran("search", *kept(tmp_path / "kept.jsonl"))
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""  # it says what it begins to measure
+    found = json.loads(shown.stdout)
+    row = found["upper_third"]
+    assert row["vs_ray_pattern_evaluated"] == 126 / 42
+    assert row["vs_trl_processes_evaluated"] == 120 / 42
+    assert row["vs_trl_processes"] == 100 / 31.5
+    assert found["service_seconds"] == {"ours": 0.5, "trl_processes": 30.0, "ray_pattern": 30.0}
+
+
+def test_figures_of_another_search_are_refused(tmp_path: Path) -> None:
+    shown = ran("search", *kept(tmp_path / "kept.jsonl", steps=6))
+    assert shown.returncode == 2
+    assert "kept.jsonl:1: measured with other options" in shown.stderr
 
 
 def test_the_step_benchmark_prints_the_agreed_object(toy_model_dir: Path, toy_pairs_file: Path) -> None:
@@ -24,3 +133,55 @@ def test_the_step_benchmark_prints_the_agreed_object(toy_model_dir: Path, toy_pa
         assert row["losses"]["ours"] == pytest.approx(row["losses"]["trl_precomputed"], abs=1e-5)
         assert row["losses"]["ours"] != pytest.approx(0.693147, abs=1e-4)
         assert 0 < row["gemm_share"] < 1
+
+
+@pytest.fixture
+def toy_sets_of_a_search(
+    toy_model_dir: Path, toy_pairs_file: Path, toy_prompts_file: Path, tmp_path: Path
+) -> list[str]:
+    """`--set` options that make a search of the benchmark one of seconds."""
+    prose = tmp_path / "prose.txt"
+    prose.write_text("People say the river stays. " * 40, encoding="utf-8")
+    sets = [
+        f"model.base_model={toy_model_dir}",
+        f"training.preference_dataset={toy_pairs_file}",
+        f"evaluation.prompts={toy_prompts_file}",
+        f"evaluation.fluency_text={prose}",
+        "evaluation.fluency_tokens=100",
+        "evaluation.max_new_tokens=8",
+    ]
+    return [word for value in sets for word in ("--set", value)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_search_benchmark_runs_the_same_trials_on_all_sides(toy_sets_of_a_search: list[str]) -> None:
+    options = ["--trials", "2", "--steps", "2", "--placements", "upper_third", "--stopping", "--json"]
+    shown = ran("search", *options, *toy_sets_of_a_search)
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    row = found["upper_third"]
+    assert {
+        "vs_trl_processes",
+        "vs_ray_pattern",
+        "vs_trl_processes_evaluated",
+        "vs_ray_pattern_evaluated",
+    } <= row.keys()
+    assert found["service_seconds"].keys() == {"ours", "trl_processes", "ray_pattern"}
+    assert row["stopping"].keys() == {"ours_stopping", "trl_processes", "ray_pattern"}
+    for side in ("ours", "trl_processes", "ray_pattern"):
+        assert row["parts"][side]["training"] > 0
+        assert row["seconds"][side]["evaluated"] > row["seconds"][side]["training_only"] > 0
+    assert row["parts"]["ours"]["finals"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_scaling_benchmark_prints_every_axis(toy_model_dir: Path) -> None:
+    shown = ran("scaling", "--model", str(toy_model_dir), "--points", "2", "--rounds", "1", "--json")
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert found["pairs"]["sizes"] == [100, 1000]
+    assert found["pairs"]["exponents"]["shared_mib"] == pytest.approx(1, abs=0.05)
+    assert found["length"]["exponents"]["shared_mib"] == pytest.approx(1, abs=0.1)
+    assert [(row["slots"], row["threads"]) for row in found["slots"]] == [(1, 2), (1, 1), (2, 1)]

@@ -104,6 +104,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the script")
     parser.add_argument("--json", action="store_true", help="for scripts")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("gpu.py: no GPU on this machine; --device cpu tries the script")
+        return
     logging.disable(logging.WARNING)
     card = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     print(f"{card}, torch {torch.__version__}, transformers {transformers.__version__}")
