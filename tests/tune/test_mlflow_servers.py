@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from tests.mlflow_server import MlflowServer, running
-from tests.mlflow_store import contents
+from tests.mlflow_store import contents, migrated
 from tests.postgres import Postgres
 from tests.proxy import How, before
 from tune import outbox
-from tune.delivery import open_client, tracking_uri
 from tune.spool import SPOOL
 from tune.sync import look, main, sync
 from tune.tracking import Tracker
@@ -76,8 +75,7 @@ def a_search(uri: str, spool: Path, files: Path, wait: float = ENOUGH, experimen
 
 
 def test_a_server_on_postgresql_holds_what_an_sqlite_file_does(on_postgres: MlflowServer, tmp_path: Path) -> None:
-    local = tracking_uri(tmp_path, None)
-    open_client(local)
+    local = migrated(tmp_path)
     a_search(local, tmp_path / "local" / SPOOL, tmp_path)
     a_search(on_postgres.url, tmp_path / "remote" / SPOOL, tmp_path)
     found = contents(on_postgres.url, "search")

@@ -13,6 +13,7 @@ from urllib.error import URLError
 
 import pytest
 
+from tests.mlflow_store import migrated
 from tune.datasets import Dataset
 from tune.delivery import open_client
 from tune.spool import SPOOL
@@ -41,7 +42,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of its own on the loopback address, with an SQLite file and the files that it serves."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    words += ["--backend-store-uri", migrated(folder), "--artifacts-destination", str(folder / "files")]
     lean = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes fewer
     address, patience = f"http://127.0.0.1:{port}", time.monotonic() + START
     with (folder / "log").open("w") as log:
