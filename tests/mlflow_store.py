@@ -14,9 +14,10 @@ OWN = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.runNam
 
 
 def migrated(folder: Path, name: str = "mlflow.db") -> str:
-    """The address of a database in `folder`, as its first use leaves it: that takes seconds, a copy takes none."""
+    """The address of a database in `folder`, which is left as it is or made as its first use would, but at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(_first_use())
+    if not (folder / name).exists():
+        (folder / name).write_bytes(_first_use())
     return f"sqlite:///{folder}/{name}"
 
 
