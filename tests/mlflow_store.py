@@ -1,5 +1,8 @@
-"""What an MLflow holds of an experiment, as plain values that do not depend on when and where it was written."""
+"""SQLite databases of MLflow that need no migration, and what one holds as plain values, wherever it was written."""
 
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,23 @@ from tune.process_load import SYSTEM
 
 OWN = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.runName")
 """Tags that MLflow sets itself, of who and where."""
+
+
+def migrated(folder: Path, name: str = "mlflow.db") -> str:
+    """The address of a database in `folder`, which is left as it is or made as its first use would, but at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / name).exists():
+        (folder / name).write_bytes(_first_use())
+    return f"sqlite:///{folder}/{name}"
+
+
+@cache
+def _first_use() -> bytes:
+    folder = Path(tempfile.mkdtemp())
+    open_client(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    written = (folder / "mlflow.db").read_bytes()
+    shutil.rmtree(folder)
+    return written
 
 
 def contents(uri: str, experiment: str) -> dict[str, dict[str, Any]]:

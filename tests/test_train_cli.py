@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from phasegpt.config_io import track_config
+from tests.mlflow_store import migrated
 from train import main, parser, track_of
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ def test_the_seeds_command_writes_the_seeds_places_and_an_mlflow_run(
 def test_a_single_run_is_recorded_as_a_trial_is_and_once(toy_sets: list[str], tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = migrated(tmp_path)
     sets = [word for text in toy_sets for word in ("--set", text)]
     words = ["--config", str(track_config("b")), "--profile", "laptop", "--name", "one", *sets]
     for _ in range(2):  # the second time it is read back
@@ -60,7 +61,7 @@ def test_a_single_run_is_recorded_as_a_trial_is_and_once(toy_sets: list[str], tm
 def test_a_single_run_that_fails_says_why_and_keeps_its_log(toy_sets: list[str], tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = migrated(tmp_path)
     sets = [word for text in toy_sets for word in ("--set", text)]
     words = ["--config", str(track_config("b")), "--profile", "laptop", "--name", "one", "--lr", "1e30", *sets]
     assert main([*words, "--storage", str(tmp_path), "--tracking-uri", uri]) == 3

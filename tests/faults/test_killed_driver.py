@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from phasegpt.files import read_json
+from tests.mlflow_store import migrated
 from tests.noop import BEGUN, SECONDS, loss
 from tests.postgres import Postgres
 from tests.processes import MARK, marked
@@ -88,6 +89,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     (tmp_path / SECONDS).write_text("0.3")
+    migrated(tmp_path)
     made = Place(tmp_path, uuid.uuid4().hex)
     yield made
     patience = time.monotonic() + 30

@@ -21,10 +21,11 @@ from phasegpt.checkpoints import (
 from phasegpt.cli import main
 from phasegpt.files import read_json, write_json
 from phasegpt.models import LoraSettings, attach_policy, load_base
+from tests.mlflow_store import migrated
 from tests.phasegpt.trained import Trained, train_toy
 from tests.toy import build_toy_model
 from tests.tune.contenders import LOW, candidate
-from tune.delivery import open_client, tracking_uri
+from tune.delivery import open_client
 from tune.registry import promote
 from tune.tracking import Tracker
 
@@ -41,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, toy_sets: list[str]) -> Tr
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tracking_uri(tmp_path_factory.mktemp("mlflow"), None)
+    return migrated(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture(scope="module")

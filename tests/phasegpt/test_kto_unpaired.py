@@ -15,6 +15,7 @@ from phasegpt.evaluate import Evaluation
 from phasegpt.pairs import PairsError, read_pairs
 from phasegpt.runs import RunPaths, RunResult, run_paths
 from phasegpt.train import fit
+from tests.mlflow_store import migrated
 from tests.toy import DOMAINS, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -147,7 +148,7 @@ def test_train_py_takes_the_method_with_the_shipped_pairs(
     shipped = [text for text in toy_sets if not text.startswith(("training.preference_dataset", "search."))]
     sets = ["training.method=kto_unpaired", *shipped, "training.max_steps=2"]
     words = ["--config", str(track_config("a")), "--profile", "laptop", "--name", "kto", "--storage", str(tmp_path)]
-    words += ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    words += ["--tracking-uri", migrated(tmp_path)]
     assert main([*words, *(word for text in sets for word in ("--set", text))]) == 0
     result = json.loads((tmp_path / "results/v14/track_a/kto.json").read_text())
     assert result["config"]["training"]["method"] == "kto_unpaired"

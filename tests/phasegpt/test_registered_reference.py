@@ -10,6 +10,7 @@ from phasegpt.checkpoints import with_fetched_models
 from phasegpt.config_io import load_config, track_config
 from phasegpt.runs import run_paths
 from phasegpt.train import fit
+from tests.mlflow_store import migrated
 from tests.phasegpt.trained import train_toy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_a_run_starts_from_the_registered_adapter_and_names_its_version(tmp_path: Path, toy_sets: list[str]) -> None:
     first = train_toy(tmp_path / "first", "first", toy_sets)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = migrated(tmp_path)
     client = MlflowClient(uri, uri)
     experiment = client.create_experiment("made", artifact_location=str(tmp_path / "artifacts"))
     run = client.create_run(experiment).info.run_id

@@ -21,6 +21,7 @@ from phasegpt.runs import RunPaths, run_paths
 from phasegpt.terms import terms_for
 from phasegpt.texts import TextError, TextExamples, block_rows, read_blocks
 from phasegpt.train import fit
+from tests.mlflow_store import migrated
 from tests.toy import toy_pairs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -177,7 +178,7 @@ def test_train_py_takes_a_text(
     file = tmp_path / "text.yaml"
     file.write_text(json.dumps(config.dump()))
     words: list[Any] = ["--config", file, "--profile", "none", "--name", "text", "--storage", tmp_path]
-    assert main([*map(str, words), "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]) == 0
+    assert main([*map(str, words), "--tracking-uri", migrated(tmp_path)]) == 0
     result = json.loads((tmp_path / "results/v14/track_a/text.json").read_text())
     assert result["steps"] == 2
     assert "eval_loss" in capsys.readouterr().out

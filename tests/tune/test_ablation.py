@@ -13,6 +13,7 @@ import pytest
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import Tree, load_tree, track_config
 from phasegpt.files import read_json
+from tests.mlflow_store import migrated
 from tests.ray_cluster import Cluster
 from tune.ablation import Ablation, common_kl, compared, draw, last_shared_step, scores_at_kl
 from tune.arms import Arm, parse_arms
@@ -145,7 +146,7 @@ def test_an_ablation_runs_every_arm_on_every_seed_and_compares_them(
 ) -> None:
     sets = [*toy_sets, "training.learning_rate=1e-3", "evaluation.metrics=[eval_loss, spiral_score, kl_divergence]"]
     words = ["--track", "b", "--profile", "laptop", "--storage", str(tmp_path), "--name", "arms", "--json"]
-    words += ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--address", ray_cluster.address]
+    words += ["--tracking-uri", migrated(tmp_path), "--address", ray_cluster.address]
     words += ["--ablate", f"{LAMBDA}=0,5", "--seeds", "2", *[w for value in sets for w in ("--set", value)]]
     done = subprocess.run(
         [sys.executable, "-m", "tune.search", *words],

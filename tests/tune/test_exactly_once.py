@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
-from tests.mlflow_store import contents
+from tests.mlflow_store import contents, migrated
 from tune import outbox
 from tune.datasets import Dataset
-from tune.delivery import RUN_KEY, Delivery, open_client, tracking_uri
+from tune.delivery import RUN_KEY, Delivery, open_client
 from tune.outbox import Outbox
 from tune.spool import SPOOL
 
@@ -83,7 +83,7 @@ class UnluckyDelivery(Delivery):
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One migrated database for the module."""
-    address = tracking_uri(tmp_path_factory.mktemp("mlflow"), None)
+    address = migrated(tmp_path_factory.mktemp("mlflow"))
     open_client(address)
     return address
 

@@ -17,6 +17,7 @@ from phasegpt.bundled import WHEEL_SHA256
 from phasegpt.checkpoints import open_adapter
 from phasegpt.evaluate import generate
 from phasegpt.files import read_json
+from tests.mlflow_store import migrated
 from tests.tune.contenders import LOW
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
 from tune import registry
@@ -32,7 +33,7 @@ PROMPT = "Tell of the river."
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("mlflow")
-    made = open_client(f"sqlite:///{folder}/mlflow.db")
+    made = open_client(migrated(folder))
     made.create_experiment(EXPERIMENT, (folder / "artifacts").as_uri())
     return made
 

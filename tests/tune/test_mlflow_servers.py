@@ -1,5 +1,6 @@
-"""Real MLflow servers as they stand on networks: on PostgreSQL, behind passwords, behind a token, and slow."""
+"""Real MLflow servers as they stand on networks: plain, on PostgreSQL, behind passwords, behind a token, and slow."""
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.mlflow_server import MlflowServer, running
-from tests.mlflow_store import contents
+from tests.mlflow_store import contents, migrated
 from tests.postgres import Postgres
 from tests.proxy import How, before
 from tune import outbox
-from tune.delivery import open_client, tracking_uri
+from tune.datasets import Dataset
+from tune.delivery import open_client
 from tune.spool import SPOOL
 from tune.sync import look, main, sync
 from tune.tracking import Tracker
@@ -76,8 +78,7 @@ def a_search(uri: str, spool: Path, files: Path, wait: float = ENOUGH, experimen
 
 
 def test_a_server_on_postgresql_holds_what_an_sqlite_file_does(on_postgres: MlflowServer, tmp_path: Path) -> None:
-    local = tracking_uri(tmp_path, None)
-    open_client(local)
+    local = migrated(tmp_path)
     a_search(local, tmp_path / "local" / SPOOL, tmp_path)
     a_search(on_postgres.url, tmp_path / "remote" / SPOOL, tmp_path)
     found = contents(on_postgres.url, "search")
@@ -128,6 +129,34 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """A server that asks nobody who they are."""
     with running(MlflowServer(tmp_path_factory.mktemp("plain"))) as server:
         yield server
+
+
+def test_what_a_run_is_given_and_holds_arrives_through_a_server(plain: MlflowServer, tmp_path: Path) -> None:
+    profile = json.dumps({"num_rows": 2})
+    schema = json.dumps({"mlflow_colspec": [{"name": "prompt", "type": "string"}]})
+    given = Dataset("pairs", "0123456789abcdef", "training", json.dumps({"uri": "/data/pairs.jsonl"}), schema, profile)
+    tracker = Tracker(plain.url, "served", tmp_path / SPOOL)
+    tracker.run("s", "trial-003 λ=0.1", tags={"track": "b", "why": ""})
+    tracker.datasets("s", [given])
+    tracker.datasets("s", [given])
+    tracker.metrics("s", {"spiral_score": 0.9, "system/cpu_utilization_percentage": 50.0}, 0)
+    tracker.tables("s", {"answers.json": [{"id": "p1"}], "none.json": [], "pairs.json": [{"id": "q1"}]})
+    tracker.text("s", "training: {}\n", "config/config.yaml")
+    tracker.experiment_tag("mlflow.sharedViewState.s", "{}")
+    tracker.finish("s")
+    assert tracker.close(ENOUGH) == 0
+    client = open_client(plain.url)
+    experiment = client.get_experiment_by_name("served")
+    assert experiment.tags["mlflow.sharedViewState.s"] == "{}"
+    words = "metrics.spiral_score > 0.8 and tags.track = 'b'"
+    [run] = client.search_runs([experiment.experiment_id], words)
+    assert (run.info.run_name, run.info.status) == ("trial-003 λ=0.1", "FINISHED")
+    [kept] = run.inputs.dataset_inputs
+    assert (kept.dataset.digest, kept.dataset.profile, kept.tags[0].value) == (given.digest, profile, "training")
+    shown = json.loads(run.data.tags["mlflow.loggedArtifacts"])
+    assert [entry["path"] for entry in shown] == ["answers.json", "pairs.json"]
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == {"answers.json", "pairs.json", "config"}
 
 
 def test_a_token_is_sent_where_one_is_asked_for(plain: MlflowServer, tmp_path: Path, monkeypatch: Any) -> None:

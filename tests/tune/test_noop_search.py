@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from phasegpt.files import read_json
+from tests.mlflow_store import migrated
 from tests.noop import BEGUN, SECONDS
 from tests.noop_dying import ATTEMPTS
 from tests.ray_cluster import Cluster
@@ -27,7 +28,7 @@ def started(
 ) -> subprocess.Popen[str]:
     """A search named s in `folder` on the tests' cluster."""
     words = ["--track", track, "--profile", "laptop", "--name", "s", "--storage", str(folder), "--json"]
-    words += ["--address", cluster.address, "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
+    words += ["--address", cluster.address, "--tracking-uri", migrated(folder)]
     words += [word for value in (*(LENGTH if track == "b" else ()), *sets) for word in ("--set", value)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.Popen(

@@ -11,9 +11,10 @@ import pytest
 
 from phasegpt.files import write_json
 from phasegpt.runs import RunPaths, run_paths
+from tests.mlflow_store import migrated
 from tests.tune.conftest import ToyRequest
 from tune.datasets import Inputs
-from tune.delivery import open_client, tracking_uri
+from tune.delivery import open_client
 from tune.record import curve_rows, record_end, state_tags
 from tune.search_record import begin_search, end_search
 from tune.spool import SPOOL, read_spool
@@ -54,7 +55,7 @@ FOUND: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tracking_uri(tmp_path_factory.mktemp("mlflow"), None)
+    return migrated(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from phasegpt.checkpoints import fetch
+from tests.mlflow_store import migrated
 from tests.toy import TEMPLATE
 from tests.tune.contenders import HIGH, LOW, MIXED, UNTUNED
 from tests.tune.registries import toy_adapter, winner_of
 from tune import registry
-from tune.delivery import open_client, tracking_uri
+from tune.delivery import open_client
 from tune.registry import champion, promote, promote_version, rollback
 from tune.versions import aliases_of
 
@@ -21,7 +22,7 @@ from tune.versions import aliases_of
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One migrated database for the module."""
-    address = tracking_uri(tmp_path_factory.mktemp("mlflow"), None)
+    address = migrated(tmp_path_factory.mktemp("mlflow"))
     open_client(address).create_experiment("phasegpt-v14", address.replace("sqlite:///", "file://") + ".artifacts")
     return address
 

@@ -22,6 +22,7 @@ from phasegpt.files import read_json, write_json
 from phasegpt.metrics.text import scorer
 from phasegpt.parts import Workbench
 from phasegpt.runs import run_paths
+from tests.mlflow_store import migrated
 from tests.ray_cluster import Cluster
 from tune.request import new_request
 
@@ -82,7 +83,7 @@ def searched(
     folder, sets = tmp_path_factory.mktemp("search"), [*toy_sets, *grid_of(ends)]
     measure_baseline(folder, sets)
     words = ["--track", "b", "--profile", "laptop", "--storage", str(folder), "--name", "pairs-of-workers", "--json"]
-    words += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db", "--address", ray_cluster.address]
+    words += ["--tracking-uri", migrated(folder), "--address", ray_cluster.address]
     words += [word for value in sets for word in ("--set", value)]
     done = typed("-m", "tune.search", *words, "--workers-per-trial", "2")
     assert done.returncode == 0, done.stderr
@@ -118,7 +119,7 @@ def test_track_c_runs_in_two_stages_on_two_workers(ray_cluster: Cluster, toy_set
     """Supervised, then DPO on its result, with activations computed twice, and a step of each told."""
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = migrated(tmp_path)
     sets = [value for value in toy_sets if not value.startswith(("search.", "training.max_steps"))]
     sets += ["training.phase_a.max_steps=2", "training.phase_b.max_steps=2"]
     sets += ["model.use_gradient_checkpointing=true", "model.use_phase_attention=true", "model.phase_layer_idx=[1]"]

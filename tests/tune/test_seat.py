@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.mlflow_store import migrated
 from tests.tune.contenders import HIGH, LOW, MIXED
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
 from tune import registry
@@ -23,7 +24,7 @@ NAME = "phasegpt-track-a"
 def registered(tmp_path_factory: pytest.TempPathFactory, toy_model_dir: Path) -> Path:
     """A database with three versions of track a, in which nobody was seated: 2 may be as good as 1, 3 is better."""
     folder = tmp_path_factory.mktemp("mlflow")
-    client = open_client(f"sqlite:///{folder}/mlflow.db")
+    client = open_client(migrated(folder))
     client.create_experiment(EXPERIMENT, (folder / "artifacts").as_uri())
     adapter = toy_adapter(toy_model_dir, folder / "adapter")
     for values in (LOW, MIXED, HIGH):

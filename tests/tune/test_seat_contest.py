@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.mlflow_store import migrated
 from tests.servers import free_port, served
 from tests.tune.contenders import LOW
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
@@ -34,7 +35,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, toy_model_dir: Path) -> Pa
 def file_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An SQLite file, which two processes of one machine open themselves."""
     folder = tmp_path_factory.mktemp("file")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = migrated(folder)
     open_client(uri).create_experiment(EXPERIMENT, (folder / "artifacts").as_uri())
     return uri
 
@@ -44,7 +45,7 @@ def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that serves artifacts too, as two machines with no common folder have it."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--serve-artifacts"]
-    words += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept")]
+    words += ["--backend-store-uri", migrated(folder), "--artifacts-destination", str(folder / "kept")]
     with served([sys.executable, "-m", "mlflow", *words], f"http://127.0.0.1:{port}/health", folder):
         yield f"http://127.0.0.1:{port}"
 

@@ -13,6 +13,7 @@ import pytest
 
 from phasegpt.checkpoints import open_adapter
 from phasegpt.evaluate import generate
+from tests.mlflow_store import migrated
 from tests.servers import free_port, served
 from tests.tune.contenders import LOW
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
@@ -34,7 +35,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, toy_model_dir: Path) -> Pa
 def url(adapter: Path, toy_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the champion answers."""
     folder, elsewhere = tmp_path_factory.mktemp("mlflow"), tmp_path_factory.mktemp("elsewhere")
-    client = open_client(f"sqlite:///{folder}/mlflow.db")
+    client = open_client(migrated(folder))
     client.create_experiment(EXPERIMENT, (folder / "artifacts").as_uri())
     assert promote(client, winner_of(client, toy_model_dir, adapter, LOW, "b")).promote
     port = free_port()

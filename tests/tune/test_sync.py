@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mlflow_store import contents
+from tests.mlflow_store import contents, migrated
 from tune import sync as syncing
-from tune.delivery import open_client, tracking_uri
+from tune.delivery import open_client
 from tune.spool import SPOOL
 from tune.sync import left_behind, look, main
 from tune.tracking import Tracker
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One migrated database for the module."""
-    address = tracking_uri(tmp_path_factory.mktemp("mlflow"), None)
+    address = migrated(tmp_path_factory.mktemp("mlflow"))
     open_client(address)
     return address
 

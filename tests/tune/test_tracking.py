@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.mlflow_store import migrated
 from tune import outbox
 from tune import spool as spooling
-from tune.delivery import RUN_KEY, open_client, tracking_uri
+from tune.delivery import RUN_KEY, open_client
 from tune.spool import SPOOL, TrackingError, read_spool
 from tune.sync import sync
 from tune.tracking import Tracker, flat_params
@@ -26,7 +27,7 @@ ENOUGH = 30.0
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One migrated database for the module."""
-    address = tracking_uri(tmp_path_factory.mktemp("mlflow"), None)
+    address = migrated(tmp_path_factory.mktemp("mlflow"))
     open_client(address)
     return address
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.mlflow_store import migrated
 from tune import wandb_sink
-from tune.delivery import open_client, tracking_uri
+from tune.delivery import open_client
 from tune.spool import SPOOL, TrackingError
 from tune.tracking import Tracker, flat_params
 from tune.wandb_sink import asks_for_wandb, labels, nested, require_wandb
@@ -150,7 +151,7 @@ def assert_same_numbers(uri: str, ours: Sent, run: Any) -> None:
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tracking_uri(tmp_path_factory.mktemp("mlflow"), "")
+    return migrated(tmp_path_factory.mktemp("mlflow"))
 
 
 def a_small_search(tracker: Tracker) -> None:
