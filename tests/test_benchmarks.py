@@ -24,3 +24,16 @@ def test_the_step_benchmark_prints_the_agreed_object(toy_model_dir: Path, toy_pa
         assert row["losses"]["ours"] == pytest.approx(row["losses"]["trl_precomputed"], abs=1e-5)
         assert row["losses"]["ours"] != pytest.approx(0.693147, abs=1e-4)
         assert 0 < row["gemm_share"] < 1
+
+
+@pytest.mark.slow
+def test_the_overhead_benchmark_prints_the_agreed_object_with_bare_ray_beside_it() -> None:
+    command = [sys.executable, "tests/benchmarks/overhead.py", "--trials", "3", "5", "--json"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert found["trials"] == [3, 5]
+    for columns in (found, found["bare_ray"]):
+        for name in ("seconds_per_trial", "driver_cpu_s", "last_over_first", "driver_mib", "driver_growth_mib"):
+            assert len(columns[name]) == 2
+        assert all(value > 0 for name in ("seconds_per_trial", "driver_mib") for value in columns[name])
