@@ -116,6 +116,7 @@ class Outbox:
         try:
             while batch := self._next_batch(pause):
                 pause = self._try(batch, pause)
+            self._progress.settle()
         finally:
             self._lock.release()
 
