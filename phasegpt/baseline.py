@@ -15,9 +15,10 @@ from filelock import FileLock
 from phasegpt import ranks
 from phasegpt.adapters import adapter_hash
 from phasegpt.answers import UNPAIRED_METHOD
-from phasegpt.checkpoints import BASELINE, REFERENCE, adapter_folder
+from phasegpt.checkpoints import adapter_folder
 from phasegpt.config import Config, stages, value_at
 from phasegpt.config_io import files_of, resolve
+from phasegpt.config_sections import BASELINE, REFERENCE
 from phasegpt.evaluate import Evaluation, evaluate
 from phasegpt.files import file_sha256, text_sha256, write_json
 from phasegpt.forward import PairModel

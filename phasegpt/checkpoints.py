@@ -20,7 +20,7 @@ from phasegpt.base_model import BUNDLED, ModelError
 from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
-from phasegpt.config_sections import REGISTRY, is_registered
+from phasegpt.config_sections import BASELINE, REFERENCE, REGISTRY, is_registered
 from phasegpt.evaluate import generate
 from phasegpt.files import whole_folder
 from phasegpt.models import Policy, load_base, load_policy
@@ -107,9 +107,6 @@ def fetch(address: str, work: Path, uri: str | None) -> Path:
         return _download(client, client.get_model_version_download_uri(name, number), work)
     except (MlflowException, OSError) as error:
         raise _no_such_model(address, error) from error
-
-
-REFERENCE, BASELINE = "training.reference_model", "evaluation.baseline_checkpoint"
 
 
 def with_fetched_models(config: Config, work: Path, uri: str | None = None) -> Config:

@@ -272,14 +272,14 @@ def _replace_refused(values: dict[str, Any], path: KeyPath, kind: str) -> None:
         drop(values, path)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """Quotes every text that `plain_scalar` would read as something else, such as "5e-5"."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def _quoted_if_needed(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _quoted_if_needed(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = None if plain_scalar(text) == text else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

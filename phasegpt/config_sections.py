@@ -261,6 +261,8 @@ def is_text(source: str) -> bool:
 
 
 REGISTRY = "models:/"
+REFERENCE, BASELINE = "training.reference_model", "evaluation.baseline_checkpoint"
+"""The keys that may name a model of the registry."""
 
 
 def is_registered(name: str) -> bool:

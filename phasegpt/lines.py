@@ -21,12 +21,12 @@ class DamagedLineError(ValueError):
     """A line whose checksum does not fit and which is not the torn end of its file; the message begins file:line."""
 
 
-def append(path: Path, entry: Entry) -> None:
-    """Write one entry to the end and to the disk; a failed write leaves no half line."""
+def append(path: Path, *entries: Entry) -> None:
+    """Write entries to the end and to the disk, all by one write; one that fails leaves nothing of them."""
     with path.open("ab") as handle:
         before = handle.tell()
         try:
-            handle.write(_line(entry))
+            handle.write(b"".join(map(_line, entries)))
             handle.flush()
             os.fsync(handle.fileno())
         except OSError:

@@ -17,10 +17,10 @@ from phasegpt.adapters import PhaseSettings
 from phasegpt.answers import UNPAIRED_METHOD, Couples
 from phasegpt.base_model import ModelError
 from phasegpt.bundled import BundledModelError, ensure_bundled
-from phasegpt.checkpoints import REFERENCE, adapter_folder
+from phasegpt.checkpoints import adapter_folder
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
-from phasegpt.config_sections import is_registered, is_text
+from phasegpt.config_sections import REFERENCE, is_registered, is_text
 from phasegpt.determinism import choose_kernels
 from phasegpt.evaluate import Suite
 from phasegpt.forward import PairModel

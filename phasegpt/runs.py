@@ -3,6 +3,7 @@
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,4 +98,9 @@ def clock_metrics(clock: Mapping[str, Any]) -> dict[str, float]:
 
 def versions() -> dict[str, str]:
     """The versions of the libraries that a result depends on."""
-    return {name: importlib.metadata.version(name) for name in VERSIONS_OF}
+    return {name: _version(name) for name in VERSIONS_OF}
+
+
+@cache
+def _version(name: str) -> str:
+    return importlib.metadata.version(name)  # reads the package's files

@@ -185,3 +185,15 @@ def test_the_scaling_benchmark_prints_every_axis(toy_model_dir: Path) -> None:
     assert found["pairs"]["exponents"]["shared_mib"] == pytest.approx(1, abs=0.05)
     assert found["length"]["exponents"]["shared_mib"] == pytest.approx(1, abs=0.1)
     assert [(row["slots"], row["threads"]) for row in found["slots"]] == [(1, 2), (1, 1), (2, 1)]
+
+
+@pytest.mark.slow
+def test_the_overhead_benchmark_prints_the_agreed_object_with_bare_ray_beside_it() -> None:
+    shown = ran("overhead", "--trials", "3", "5", "--json")
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert found["trials"] == [3, 5]
+    for columns in (found, found["bare_ray"]):
+        for name in ("seconds_per_trial", "driver_cpu_s", "last_over_first", "driver_mib", "driver_growth_mib"):
+            assert len(columns[name]) == 2
+        assert all(value > 0 for name in ("seconds_per_trial", "driver_mib") for value in columns[name])

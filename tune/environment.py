@@ -9,6 +9,7 @@ SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end, or the death, of a worker is seen
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are ours to write
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # its own state of a search, which nothing reads (resume is replay)
     "RAY_AIR_NEW_OUTPUT": "0",  # its new output prints to the terminal even when silent
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more for each run; a node that goes is a worker that died

@@ -6,6 +6,7 @@ trials that were drawn, so a sampler that crowds around a value does not by itse
 functions of records.
 """
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
 from tune.console import short_name
@@ -106,15 +108,35 @@ def _listed(keys: Sequence[str]) -> str:
 
 def _shares(trials: list[FrozenTrial], parameters: Parameters) -> list[float]:
     """The share of each parameter; equal ones where the best trials are spread as all are."""
-    study = optuna.create_study()
-    study.add_trials(trials)
     best = max(BEST, BEST_TRIALS / len(trials))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few trials under a condition, which the count beside a share says
-        found = PedAnovaImportanceEvaluator(target_quantile=best).evaluate(study)
+        found = PedAnovaImportanceEvaluator(target_quantile=best).evaluate(_Sample(trials))
     folded = [found.get(key, 0.0) + found.get(key + CHOICE, 0.0) for key in parameters]
     total = sum(folded)
     return [value / total if total else 1 / len(folded) for value in folded]
+
+
+class _Sample:
+    """As much of a study as PED-ANOVA asks for. A trial may be there several times; an Optuna study would copy each."""
+
+    directions = (StudyDirection.MINIMIZE,)
+
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        self._trials = [_numbered(trial, number) for number, trial in enumerate(trials)]
+
+    def get_trials(self, **_: Any) -> list[FrozenTrial]:
+        """All of them; they have all ended well."""
+        return self._trials
+
+    def _is_multi_objective(self) -> bool:
+        return False
+
+
+def _numbered(trial: FrozenTrial, number: int) -> FrozenTrial:
+    twin = copy.copy(trial)
+    twin.number = twin._trial_id = number
+    return twin
 
 
 def as_trial(values: Mapping[str, Any], parameters: Parameters, own: Values, value: float) -> FrozenTrial:

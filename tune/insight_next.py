@@ -15,7 +15,8 @@ from tune.insight_records import Record, finished
 from tune.insight_space import Parameters, differences, distance
 from tune.jobs import trial_name
 from tune.space import Values
-from tune.study import SAMPLED, STARTUP, Asked, Study
+from tune.study import SAMPLED, Asked, Study
+from tune.tpe import STARTUP
 
 BEST = 0.25
 SHOWN = 3

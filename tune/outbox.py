@@ -10,6 +10,8 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class Outbox:
         self._pending = deque(events[self._progress.sent :])
         self.left, self.told = unfinished(events), told_metrics(events)
         self._changed = threading.Condition()
+        self._held = threading.local()
         self._hurry_until, self._closing = 0.0, False
         self.trouble, self.denied = "", False
         self._alone_until = 0
@@ -61,13 +64,29 @@ class Outbox:
     def put(self, kind: str, **values: Any) -> None:
         """Journal an event (fsync) and return; it is sent in its turn."""
         event = {"kind": kind, "at": int(time.time() * 1000), **values}
+        held: list[Event] | None = getattr(self._held, "events", None)
+        self._journal([event]) if held is None else held.append(event)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Journal what this thread puts while the block lasts when it ends, by one fsync."""
+        held: list[Event] = []
+        self._held.events = held
+        try:
+            yield
+        finally:
+            del self._held.events
+            self._journal(held)
+
+    def _journal(self, events: list[Event]) -> None:
         with self._changed:
             try:
-                append(self._spool, event)
+                append(self._spool, *events)
             except OSError as error:
-                log.error("%s: an event of kind %s is lost, it cannot be written: %s", self._spool, kind, error)
+                kinds = ", ".join(event["kind"] for event in events)
+                log.error("%s: lost, as it cannot be written: an event of kind %s: %s", self._spool, kinds, error)
                 return
-            self._pending.append(event)
+            self._pending.extend(events)
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> int:
@@ -97,6 +116,7 @@ class Outbox:
         try:
             while batch := self._next_batch(pause):
                 pause = self._try(batch, pause)
+            self._progress.settle()
         finally:
             self._lock.release()
 
@@ -145,10 +165,15 @@ class Outbox:
                 self._alone_until = self._progress.sent + len(batch)
                 return
             self._refuse(batch[0], error)
+            self._done(1, refused=True)
+            return
         self._done(len(batch))
 
-    def _done(self, count: int) -> None:
+    def _done(self, count: int, *, refused: bool = False) -> None:
+        """So many events are through. The disk says so of the last one, and of one that is not to be refused again."""
         self._progress.done(count)
+        if refused or count == len(self._pending):
+            self._progress.settle()
         if self.trouble:
             self.trouble, self.denied = "", False
             log.info("MLflow answers again")

@@ -208,18 +208,19 @@ def _check_study(request: "Request") -> None:
 
 def _with_fetched(request: "Request", uri: str | None) -> "Request":
     """The request with models from the registry fetched and named by version, and a line that says so of each."""
-    from phasegpt.checkpoints import BASELINE, REFERENCE, with_fetched_models
     from phasegpt.config import value_at
+    from phasegpt.config_sections import BASELINE, REFERENCE, is_registered
+
+    named = [key for key in (REFERENCE, BASELINE) if is_registered(value_at(request.config, key) or "")]
+    if not named:
+        return request
+    from phasegpt.checkpoints import with_fetched_models  # brings torch, which the driver does without
     from phasegpt.config_io import project_root
-    from phasegpt.config_sections import is_registered
     from phasegpt.mirror import push_below
     from phasegpt.runs import references_of, shared_work_of
     from tune.delivery import tracking_uri
     from tune.request import RequestError
 
-    named = [key for key in (REFERENCE, BASELINE) if is_registered(value_at(request.config, key) or "")]
-    if not named:
-        return request
     work = references_of(shared_work_of(request.places.storage))
     config = with_fetched_models(request.config, work, tracking_uri(project_root(), uri))
     if trouble := push_below(work):

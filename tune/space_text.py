@@ -5,7 +5,8 @@ from typing import Any
 
 from phasegpt.config_search import Search
 from tune.space import Values, contains, literature_points
-from tune.study import POINTS_PER_LITERATURE, STARTUP
+from tune.study import POINTS_PER_LITERATURE
+from tune.tpe import STARTUP
 
 
 def parameter_lines(search: Search, own: Values) -> Iterator[str]:

@@ -18,6 +18,9 @@ SPOOL = "tracking.jsonl"
 LEAVE = 5.0
 """Seconds that a sender is left to come back from a call to the server and let its spool go."""
 
+AHEAD = 64
+"""So many events are noted as under way by one write: a crash leaves those that were not sent yet in doubt as well."""
+
 UNSEEN = 1000
 """So many events a driver may have sent that its last copy of the spool does not have."""
 
@@ -96,12 +99,16 @@ def take_over(spool: Path, before: str, now: str) -> None:
 
 
 class Progress:
-    """How far sending has come, on disk: `sent` events surely arrived, those up to `doubt` perhaps."""
+    """How far sending has come: `sent` events surely arrived, those up to `doubt` perhaps.
+
+    On disk it is behind by up to AHEAD events until `settle`; those are in doubt for whoever reads it after a crash.
+    """
 
     def __init__(self, spool: Path, total: int) -> None:
         self.path = _sent_file(spool)
         stored = read_json(self.path) if self.path.exists() else {"sent": 0, "doubt": total}
         self.sent, self.doubt = int(stored["sent"]), int(stored["doubt"])
+        self._noted = self.doubt
         if self.sent > total:
             raise TrackingError(
                 f"{self.path}: says that {self.sent} events were sent, but {spool} holds {total}; "
@@ -110,17 +117,24 @@ class Progress:
 
     def begin(self, count: int) -> bool:
         """Note that the next `count` events are under way; says whether some of them may have arrived before."""
-        doubtful = self.doubt > self.sent
-        self._write(self.sent, max(self.doubt, self.sent + count))
+        doubtful, end = self.doubt > self.sent, self.sent + count
+        if end > self._noted:
+            self._write(max(end, self.sent + AHEAD))
+        self.doubt = max(self.doubt, end)
         return doubtful
 
     def done(self, count: int) -> None:
-        """Note that the next `count` events arrived."""
-        self._write(self.sent + count, max(self.doubt, self.sent + count))
+        """The next `count` events arrived."""
+        self.sent += count
+        self.doubt = max(self.doubt, self.sent)
 
-    def _write(self, sent: int, doubt: int) -> None:
-        write_json(self.path, {"sent": sent, "doubt": doubt})
-        self.sent, self.doubt = sent, doubt
+    def settle(self) -> None:
+        """Note that nothing is under way."""
+        self._write(self.doubt)
+
+    def _write(self, doubt: int) -> None:
+        self._noted = max(self.doubt, doubt)
+        write_json(self.path, {"sent": self.sent, "doubt": self._noted})
 
 
 def take_lock(spool: Path) -> FileLock:

@@ -14,34 +14,30 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from phasegpt.config_ranges import active
 from phasegpt.config_search import Search
 from tune.commands import Command
 from tune.space import Values, as_params, budget, draw, first_points
-from tune.study_store import Where, open_study
+from tune.study_store import Where, open_study, together
+from tune.tpe import PatientTPE
 
 log = logging.getLogger("phasegpt")
-ORIGIN, WHY, CURVE, METRICS, NOTES, STARTUP = "origin", "why", "curve", "metrics", "notes", 5
+ORIGIN, WHY, CURVE, METRICS, NOTES = "origin", "why", "curve", "metrics", "notes"
 SAMPLED, BESIDE, BY_COMMAND, WARM, LAST = "sampler", "beside", "command", "warm", "last"
 POINTS_PER_LITERATURE = 8
 MOST = 1e9  # a violation without bound is told as this
 
 
-def _tpe(seed: int) -> BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP)
-
-
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
-    "tpe": _tpe,  # grouped, so that parameters with a condition are drawn together where they count
-    "random": lambda seed: RandomSampler(seed=seed),
-    "grid": lambda seed: RandomSampler(seed=seed),  # every point of a grid is queued, so nothing is sampled
-    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=10),
-}
+def seeded_sampler(name: str) -> Callable[[int], BaseSampler]:
+    """The sampler of one study by its name in `search.sampler`, as it begins with a seed."""
+    if name == "tpe":
+        return PatientTPE().seeded
+    if name == "nsga2":
+        return lambda seed: NSGAIISampler(seed=seed, population_size=10)
+    return lambda seed: RandomSampler(seed=seed)  # of a grid every point is queued, so nothing is sampled
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,7 @@ class Study:
         self._study = open_study(
             name, where, ["maximize" if d == "max" else "minimize" for d in search.objectives.values()]
         )
+        self._seeded_sampler = seeded_sampler(search.sampler)
         self._running: dict[int, optuna.Trial] = {}
         self._queue_first_points()
         self._again = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
@@ -112,14 +109,16 @@ class Study:
         if number >= self.budget:
             return None
         self._asked_for += 1
-        return self._with_values(self._study.ask())
+        with together(self._study):
+            return self._with_values(self._study.ask())
 
     def again(self, number: int) -> Asked:
         """A trial that was asked before and has not ended."""
         if number in self._running:
             return self._asked(self._running[number])
         self._again.remove(number)
-        return self._with_values(optuna.Trial(self._study, self.trial(number)._trial_id))
+        with together(self._study):
+            return self._with_values(optuna.Trial(self._study, self.trial(number)._trial_id))
 
     def _seed_sampler(self, number: int, name: str) -> None:
         """Each draw of each trial has its own random numbers: they do not depend on which of them came before.
@@ -127,7 +126,7 @@ class Study:
         What a sampler draws for all parameters together goes under the name "".
         """
         seed = zlib.crc32(f"{self.seed}/{number}/{name}".encode())
-        self._study.sampler = SAMPLERS[self.search.sampler](seed)
+        self._study.sampler = self._seeded_sampler(seed)
 
     def _with_values(self, trial: optuna.Trial) -> Asked:
         """Draw what the trial has no value of yet: all of a new one, perhaps some of one whose process died."""
@@ -199,10 +198,11 @@ class Study:
         curve = dict(trial.user_attrs.get(CURVE, {}))
         if curve.get(str(step)) == _finite(metrics):
             return
-        trial.set_user_attr(CURVE, {**curve, str(step): _finite(metrics)})
         value = metrics.get(self.objectives[0], math.nan)
-        if len(self.objectives) == 1 and math.isfinite(value):
-            trial.report(value, step)
+        with together(self._study):
+            trial.set_user_attr(CURVE, {**curve, str(step): _finite(metrics)})
+            if len(self.objectives) == 1 and math.isfinite(value):
+                trial.report(value, step)
 
     def curve(self, number: int) -> dict[int, dict[str, float]]:
         """{step: metrics} of the evaluations that `report` was told of, by step."""
@@ -227,10 +227,11 @@ class Study:
             self.fail(number, f"no finite value of {', '.join(bad)}")
             return
         trial = self._running.pop(number)
-        trial.set_user_attr(METRICS, _finite(metrics))
-        for name, violation in violations.items():
-            trial.set_constraint(name, min(violation, MOST))
-        self._study.tell(trial, values)
+        with together(self._study):
+            trial.set_user_attr(METRICS, _finite(metrics))
+            for name, violation in violations.items():
+                trial.set_constraint(name, min(violation, MOST))
+            self._study.tell(trial, values)
 
     def prune(self, number: int, why: str) -> None:
         """Tell a trial that was stopped early."""
@@ -244,8 +245,9 @@ class Study:
         if number in self._again:
             self.again(number)
         trial = self._running.pop(number)
-        trial.set_user_attr(WHY, why)
-        self._study.tell(trial, state=state)
+        with together(self._study):
+            trial.set_user_attr(WHY, why)
+            self._study.tell(trial, state=state)
 
     def _queue_first_points(self) -> None:
         """Queue what the search begins with, or what of it is not there yet: a process may die between two of them."""

@@ -6,14 +6,14 @@ Knows how a place is opened and copied, nothing of what a study says.
 import shutil
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 
 from tune.databases import require_postgresql, spoken
-from tune.journal import cut_torn_tail
+from tune.journal import OneWriterJournal, cut_torn_tail
 
 Where = Path | str
 """A journal file, or the address of a database."""
@@ -28,6 +28,12 @@ def open_study(name: str, where: Where, directions: Sequence[str]) -> optuna.Stu
         return optuna.create_study(
             study_name=name, storage=_database(where), directions=directions, load_if_exists=True
         )
+
+
+def together(study: optuna.Study) -> AbstractContextManager[None]:
+    """What a study is told while the block lasts goes to its journal by one write; a database takes each by itself."""
+    backend = getattr(study._storage, "_backend", None)
+    return backend.together() if isinstance(backend, OneWriterJournal) else nullcontext()
 
 
 def has_study(name: str, url: str) -> bool:
@@ -57,7 +63,7 @@ def copied(name: str, where: Where, folder: Path) -> Path:
 def _journal(path: Path) -> BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     cut_torn_tail(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(OneWriterJournal(str(path)))
 
 
 def _database(url: str) -> BaseStorage:

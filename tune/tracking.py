@@ -9,7 +9,8 @@ Knows nothing of trials or models, nor how an event is kept and delivered.
 import json
 import math
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -133,6 +134,12 @@ class Tracker:
             self._outbox.told.pop(key, None)
         self._outbox.put("finish", key=key, status=status)
         self._wandb.finish(key, status)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread says while the block lasts is journalled when it ends, at the cost of one event."""
+        with self._outbox.together():
+            yield
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of a run, once its `run` event has been sent."""

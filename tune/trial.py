@@ -5,6 +5,8 @@ A job of several workers starts them from the actor and passes on what they tell
 the same.
 """
 
+import gc
+import importlib
 import logging
 import os
 import time
@@ -176,9 +178,19 @@ def _start(job: Job, spec: Mapping[str, Any]) -> Path | None:
 
 
 def _workbench() -> "Workbench":
+    """This process's bench, which its jobs share.
+
+    What the imports made is left out of all later garbage collections: it stays anyway, and each fit asks for one,
+    which took a third of a second over half a million objects.
+    """
     from phasegpt.parts import Workbench
 
-    return _warm.setdefault("workbench", Workbench())
+    importlib.import_module("phasegpt.train")
+    if "workbench" not in _warm:
+        gc.collect()
+        gc.freeze()
+        _warm["workbench"] = Workbench()
+    return _warm["workbench"]
 
 
 def _measure(

@@ -68,8 +68,10 @@ class Watch(Callback):  # type: ignore[misc]
         key, config = self.key(job), self._config(job)
         own = {"kind": job.kind, "origin": job.origin, "half": job.half, "trial_state": "running"}
         tags = {**self.tags, **own, **UNMARKED.get(job.kind, {}), NOTE: job_note(job, "running")}
-        self.tracker.run(key, run_name(job), parent=self.parent, tags=tags, params=flat_params(config))
-        self.tracker.datasets(key, self.inputs.of(config, (job.half,), trains=job.kind != "baseline"))
+        inputs = self.inputs.of(config, (job.half,), trains=job.kind != "baseline")
+        with self.tracker.together():
+            self.tracker.run(key, run_name(job), parent=self.parent, tags=tags, params=flat_params(config))
+            self.tracker.datasets(key, inputs)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -109,9 +111,10 @@ class Watch(Callback):  # type: ignore[misc]
         self.console.end(job.name, how, why)
         log.info("%s: %s %s", job.name, how, why)
         key, tags = self.key(job), state_tags(how, why)
-        self.tracker.tags(key, {**tags, NOTE: job_note(job, how, tags["why"])})
-        if how != "paused":
-            record_end(self.tracker, key, self._paths(job), self._config(job), how)
+        with self.tracker.together():
+            self.tracker.tags(key, {**tags, NOTE: job_note(job, how, tags["why"])})
+            if how != "paused":
+                record_end(self.tracker, key, self._paths(job), self._config(job), how)
         if how not in ("paused", "interrupted"):
             self.on_ended(job.name)
 

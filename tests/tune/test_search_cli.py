@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.tune.conftest import ToyRequest
 
@@ -55,6 +56,16 @@ def test_help_is_quick_and_shows_commands_to_copy() -> None:
     assert "python -m tune.search --track b --plan" in done.stdout
     assert done.stdout.endswith("heavy:\n")
     assert processor_seconds() - before < 1
+
+
+def test_a_driver_comes_to_its_search_without_torch(refused: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "store" / "experiments" / "v14" / "track_b" / "busy"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "driver.lock"):
+        done = run(*refused, "--name", "busy")
+    assert done.returncode == 2
+    assert "busy is being run by another process" in done.stderr
+    assert done.stdout == "heavy:\n"
 
 
 def test_the_plan_of_all_tracks_is_one_object_a_track(tmp_path: Path) -> None:

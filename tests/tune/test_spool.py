@@ -8,7 +8,7 @@ import pytest
 
 from phasegpt.lines import append
 from tune import spool as spooling
-from tune.spool import SPOOL, Event, Progress, TrackingError, mend, read_spool, set_aside, take_lock, unfinished
+from tune.spool import AHEAD, SPOOL, Event, Progress, TrackingError, mend, read_spool, set_aside, take_lock, unfinished
 
 EVENTS: list[Event] = [{"kind": "run", "key": "s"}, {"kind": "tags", "tags": {"a": "\u00e9\n"}}, {"kind": "finish"}]
 
@@ -54,11 +54,34 @@ def test_what_is_under_way_when_the_sender_dies_is_in_doubt(spool: Path) -> None
     assert (fresh.sent, fresh.doubt) == (0, 3)
     fresh.done(1)
     assert fresh.begin(1)
+    fresh.settle()
     again = Progress(spool, 3)
     assert (again.sent, again.doubt) == (1, 3)
     again.done(2)
     assert not again.begin(2)
     assert (again.sent, again.doubt) == (3, 5)
+    assert again.begin(2), "what was begun and not done is begun again in doubt"
+
+
+def test_sending_is_noted_ahead_and_whoever_comes_after_a_crash_doubts_that_much(spool: Path) -> None:
+    place = spool.with_name(f"{SPOOL}.sent")
+    first = Progress(spool, 3)
+    first.done(3)
+    first.settle()
+    notes = set()
+    for _ in range(AHEAD):
+        assert not first.begin(1)
+        notes.add(place.read_text())
+        first.done(1)
+    assert len(notes) == 1, "one note is enough for as many"
+    after = Progress(spool, 3 + AHEAD)
+    assert (after.sent, after.doubt) == (3, 3 + AHEAD)
+    assert after.begin(1)
+    assert not first.begin(1)
+    assert json.loads(place.read_text()) == {"sent": 3 + AHEAD, "doubt": 3 + 2 * AHEAD}
+    first.done(1)
+    first.settle()
+    assert json.loads(place.read_text()) == {"sent": 4 + AHEAD, "doubt": 4 + AHEAD}
 
 
 def test_a_spool_shorter_than_what_was_sent_is_an_error(spool: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,24 @@ def test_params_are_flat_and_texts_stay_as_they_are() -> None:
     config = {"a": {"b": 5e-5, "c": ["x", 1]}, "d": None, "e": True, "f": "text", "g": {}}
     flat = {"a.b": "5e-05", "a.c": '["x", 1]', "d": "null", "e": "true", "f": "text", "g": "{}"}
     assert flat_params(config) == flat
+
+
+def test_what_is_said_together_is_one_write_and_arrives_in_order(uri: str, spool: Path) -> None:
+    tracker = Tracker(uri, "together", spool)
+    with tracker.together():
+        tracker.run("s", "search s")
+        other = threading.Thread(target=tracker.run, args=("t", "what another thread says goes out at once"))
+        other.start()
+        other.join()
+        at_once = [event["key"] for event in read_spool(spool)[1:]]
+        tracker.metrics("s", {"loss": 1.0}, 0)
+        tracker.finish("s")
+    assert at_once == ["t"]
+    assert [event["kind"] for event in read_spool(spool)[2:]] == ["run", "metrics", "finish"]
+    assert tracker.close(timeout=ENOUGH) == 0
+    runs = runs_of(uri, "together")
+    assert runs["s"].info.status == "FINISHED"
+    assert runs["s"].data.metrics == {"loss": 1.0}
 
 
 def test_runs_metrics_tables_and_files_arrive(uri: str, spool: Path, tmp_path: Path) -> None:

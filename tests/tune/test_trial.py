@@ -1,5 +1,6 @@
 """A job in its actor on the toy model: what it reports at a pause, and after running out of memory."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ def told(toy_request: ToyRequest, monkeypatch: pytest.MonkeyPatch) -> Told:
     return Told(
         toy_request("training.batch_size=4", "evaluation.metrics=[eval_loss, spiral_score, kl_divergence]"), monkeypatch
     )
+
+
+def test_what_the_imports_made_is_left_out_of_garbage_collections(told: Told) -> None:
+    gc.unfreeze()
+    told.run(until=2)
+    frozen = gc.get_freeze_count()
+    told.run()
+    assert frozen > 100_000
+    assert gc.get_freeze_count() <= frozen, "once a process: nothing of a later job"
+    gc.unfreeze()
 
 
 def test_a_job_pauses_where_it_is_asked_to_and_goes_on_to_its_end(told: Told) -> None:
