@@ -21,6 +21,11 @@ from phasegpt.files import write_text
 from phasegpt.key_paths import KeyPath, drop, get, lay, leaves, show, split
 from phasegpt.yaml_places import plain_scalar, read_file, read_text
 
+try:
+    from yaml import CSafeDumper as _SafeDumper  # six times as quick, where PyYAML was built with libyaml
+except ImportError:
+    from yaml import SafeDumper as _SafeDumper  # type: ignore[assignment]
+
 Override = str | tuple[str, Any, str]
 """`key.path=value` as a user types it, or (key path, value, origin)."""
 
@@ -272,7 +277,7 @@ def _replace_refused(values: dict[str, Any], path: KeyPath, kind: str) -> None:
         drop(values, path)
 
 
-class _Dumper(yaml.CSafeDumper):
+class _Dumper(_SafeDumper):
     """Quotes every text that `plain_scalar` would read as something else, such as "5e-5"."""
 
     def ignore_aliases(self, data: Any) -> bool:
