@@ -139,3 +139,20 @@ def test_own_pairs_keep_the_labels_of_the_pair_whose_prompt_was_asked() -> None:
     assert {(row["domain"], row["complexity"], row["subtlety"]) for row in rows} == {
         (pair.domain, pair.complexity, pair.subtlety)
     }
+
+
+def test_own_answers_are_drawn_so_many_to_each_prompt_and_the_same_from_the_same_seed(toy_model_dir: Path) -> None:
+    import torch
+
+    from phasegpt.models import load_base
+
+    base, prompts = load_base(str(toy_model_dir), Path()), ["What can a clock teach?", "Tell of the river once more."]
+
+    def draw(seed: int) -> list[list[str]]:
+        torch.manual_seed(seed)
+        answers: list[list[str]] = OWN["draw"](base, prompts, 3, 8, 0.7)
+        return answers
+
+    assert [len(own) for own in draw(1)] == [3, 3]
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
