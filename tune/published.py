@@ -4,6 +4,7 @@ A search stands in docs/results/NAME.json once it has ended and been taken over;
 lies. Knows nothing of how one is run.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,41 +16,31 @@ from tune.request import Request, SearchPlaces
 
 State = Literal["published", "ended", "begun", "new"]
 CONFIGS = Path("configs/results")
-OWN_PAIRS = "results/own_pairs.jsonl"
-MAKE_OWN_PAIRS = ("data/make_own_pairs.py", "--out", OWN_PAIRS)
-ON_OWN_PAIRS = ("--set", f"training.preference_dataset={OWN_PAIRS}")
+SHIPPED_PAIRS = "data/preferences_v14_100pairs.jsonl"
+TEN_PAIRS = "data/preferences_v13_10pairs.jsonl"
 FACTORS = (
-    *("--set", "training.beta=0.5", "--set", "training.learning_rate=2e-4"),
-    *("--ablate", "training.preference_dataset=data/preferences_v14_100pairs.jsonl,data/preferences_v13_10pairs.jsonl"),
-    *(
-        "--ablate",
-        "training.curriculum_learning.enabled=true",
-        "--ablate",
-        "model.use_phase_attention=true",
-        "--seeds",
-        "3",
-    ),
+    f"--ablate training.preference_dataset={SHIPPED_PAIRS},{TEN_PAIRS} "
+    "--ablate training.curriculum_learning.enabled=true --ablate model.use_phase_attention=true "
+    "--set training.beta=0.5 --set training.learning_rate=2e-4 --seeds 3"
 )
+LAMBDAS = "--ablate training.kto_lambda=0,0.01,0.1,0.5 --seeds 3"
+GENTLE = f"--set training.preference_dataset={SHIPPED_PAIRS}"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A search of docs/results.md: what it asks, and the options of `tune.search` that run it.
-
-    `needs` is a file that a script makes first: its path below the project, and the script with its options.
-    """
+    """A search of docs/results.md: what it asks, and the options of `tune.search` that run it."""
 
     name: str
     track: str
     asks: str
     config: str
-    options: tuple[str, ...] = ()
-    needs: tuple[str, tuple[str, ...]] | None = None
+    options: str = ""
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def words(self) -> list[str]:
         """Its options, but for its name."""
-        return ("--track", self.track, "--config", str(CONFIGS / self.config), "--profile", "none", *self.options)
+        return shlex.split(f"--track {self.track} --config {CONFIGS / self.config} --profile none {self.options}")
 
     @property
     def places(self) -> SearchPlaces:
@@ -83,16 +74,14 @@ class Published:
         return summary
 
 
-LAMBDAS = ("--ablate", "training.kto_lambda=0,0.01,0.1,0.5", "--seeds", "3")
-OWN = (OWN_PAIRS, MAKE_OWN_PAIRS)
 SEARCHES: Sequence[Published] = (
     Published("smollm2-a", "a", "what DPO on the shipped pairs gains", "smollm2_a.yaml"),
     Published("smollm2-lambdas", "b", "what λ buys, at equal steps and at equal KL", "smollm2_b.yaml", LAMBDAS),
-    Published("smollm2-own", "a", "pairs of the model's own answers", "smollm2_own.yaml", ON_OWN_PAIRS, OWN),
+    Published("smollm2-own", "a", "pairs of the model's own answers", "smollm2_own.yaml"),
     Published("smollm2-factors", "a", "100 pairs or 10, curriculum, phase branch", "smollm2_a.yaml", FACTORS),
     Published("smollm2-b", "b", "score against perplexity over λ, β and lr", "smollm2_b.yaml"),
-    Published("smollm2-imitation", "a", "its own best answers, imitated", "smollm2_imitation.yaml", ON_OWN_PAIRS, OWN),
-    Published("smollm2-gentle", "a", "small steps and λ on the shipped pairs", "smollm2_own.yaml"),
+    Published("smollm2-imitation", "a", "its own best answers, imitated", "smollm2_imitation.yaml"),
+    Published("smollm2-gentle", "a", "small steps and λ on the shipped pairs", "smollm2_own.yaml", GENTLE),
     Published("smollm2-c", "c", "the chosen answers first, then DPO on top", "smollm2_c.yaml"),
 )
 

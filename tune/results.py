@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from phasegpt.config_io import resolve
 from phasegpt.files import read_json, write_json
 from tune.published import SEARCHES, Published, named
 
@@ -70,9 +69,7 @@ def run_all(searches: Sequence[Published], more: Sequence[str], run: Run) -> int
 def bring_on(search: Published, more: Sequence[str], run: Run) -> int:
     """Run, resume or leave alone, by how far the search is; the exit status of what ran."""
     status = WON
-    if search.state == "new" and search.needs and not resolve(search.needs[0]).is_file():
-        status = run(search.needs[1])
-    if search.state in ("new", "begun") and status == WON:
+    if search.state in ("new", "begun"):
         status = run(["-m", "tune.search", *_words(search), *more])
     if search.state == "ended":
         write_json(search.summary, read_json(search.places.summary))
@@ -105,12 +102,8 @@ def _line(search: Published) -> str:
     if search.state in ("published", "ended"):
         return f"{search.name:24} {search.state:10} {'':28}  {search.asks}"
     from tune.plan import make_plan
-    from tune.request import RequestError
 
-    try:
-        plan = make_plan(search.request(name=f"{search.name}-plan"))
-    except RequestError as error:  # the file that it needs is not made yet
-        return f"{search.name:24} {search.state:10} {'':28}  {search.asks} ({str(error).splitlines()[0]})"
+    plan = make_plan(search.request(name=f"{search.name}-plan"))
     minutes, hours = (plan.timing.fit / 60, plan.timing.most / 3600) if plan.timing else (float("nan"),) * 2
     return (
         f"{search.name:24} {search.state:10} {plan.trials + plan.finals:5} {minutes:14.1f} {hours:7.1f}  {search.asks}"

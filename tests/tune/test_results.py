@@ -1,28 +1,26 @@
 """The searches of docs/results.md: what is missing is run in order and published, and one finalist can be checked."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from phasegpt.files import write_json
-from tune.published import OWN_PAIRS, SEARCHES, Published, named
+from tune.published import SEARCHES, Published, named
 from tune.rerun import rerun, winner
-from tune.results import NO_RESULT, WON, bring_on, budget, main, run_all
+from tune.results import NO_RESULT, WON, budget, main, run_all
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with the shipped data and with own pairs, and nothing run."""
+    """A project with the shipped data, and nothing run."""
     monkeypatch.setenv("PHASEGPT_ROOT", str(tmp_path))
     monkeypatch.chdir(ROOT)
     (tmp_path / "data").symlink_to(ROOT / "data")
-    own = tmp_path / OWN_PAIRS
-    own.parent.mkdir()
-    own.symlink_to(ROOT / "data" / "preferences_v14_100pairs.jsonl")
     return tmp_path
 
 
@@ -87,27 +85,14 @@ def test_a_search_that_is_cut_stops_the_row_and_one_without_a_result_does_not(ro
     assert [search.state for search in SEARCHES[:3]] == ["new"] * 3
 
 
-def test_own_pairs_are_made_before_the_search_that_needs_them_and_once(root: Path) -> None:
-    search = next(search for search in SEARCHES if search.needs)
-    command = Played()
-    bring_on(search, [], command)
-    assert [words.split()[0] for words in command.asked] == ["-m"]
-    (root / OWN_PAIRS).unlink()
-    search.summary.unlink()
-    search.places.summary.unlink()
-    command = Played(1)
-    assert bring_on(search, [], command) == 1, "nothing is searched where they could not be made"
-    assert [words.split()[0] for words in command.asked] == ["data/make_own_pairs.py"]
-
-
-def test_the_budget_names_every_search_and_says_what_is_missing(root: Path) -> None:
-    (root / OWN_PAIRS).unlink()
+def test_the_budget_names_every_search_and_counts_the_fits_of_those_that_are_missing(root: Path) -> None:
     write_json(SEARCHES[0].summary, {})
     lines = budget(SEARCHES).splitlines()[1:]
     assert [line.split()[:2] for line in lines] == [
         [search.name, "published" if search is SEARCHES[0] else "new"] for search in SEARCHES
     ]
-    assert [OWN_PAIRS in line for line in lines] == [search.needs is not None for search in SEARCHES]
+    fits = {line.split()[0]: line.split()[2] for line in lines[1:]}
+    assert (fits["smollm2-lambdas"], fits["smollm2-own"], fits["smollm2-factors"]) == ("15", "20", "12")
 
 
 def test_an_unknown_name_is_answered_with_the_names_there_are(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +117,8 @@ def test_a_finalist_runs_again_and_holds_where_its_value_lies_in_the_interval(
     root: Path, toy_sets: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sets = [word for each in toy_sets for word in ("--set", each)]
-    search = Published("toy", "b", "nothing", "../v14/kto_regularized.yaml", ("--profile", "laptop", *sets))
+    options = shlex.join(["--profile", "laptop", *sets])
+    search = Published("toy", "b", "nothing", "../v14/kto_regularized.yaml", options)
     finalist = {"trial": "trial-002", "params": {"training.beta": 0.3}, "interval": [0.0, 9.0]}
     write_json(search.summary, {"winner": {"trial": "trial-002"}, "finalists": [finalist]})
     again = rerun(search)
