@@ -5,16 +5,17 @@ ARGS ?=
 BENCH ?=
 PORT ?= 5000
 STORE ?= .
+CHECK ?= smollm2-a
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export RAY_TRAIN_V2_ENABLED ?= 1
 
-.PHONY: setup search test lint ui bench model clean help
+.PHONY: setup search test lint ui bench results results-check model clean help
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## .venv with the exact tested versions
 
@@ -44,6 +45,12 @@ ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…; STORE=folder w
 
 bench: $(READY) ## the benchmarks in tests/benchmarks, hours for all; BENCH="step scaling": those alone
 	@for script in $(or $(BENCH:%=tests/benchmarks/%.py),$$(grep -l '^if __name__' tests/benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+results: $(READY) ## the searches of docs/results.md that are missing: days; go on with the same command (ARGS="--plan")
+	$(BIN)/python -m tune.results $(ARGS)
+
+results-check: $(READY) ## one finalist of docs/results.md again (CHECK=name): does its value lie in its interval?
+	$(BIN)/python -m tune.results --check $(CHECK) $(ARGS)
 
 clean: ## caches of the tools; never results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -26,10 +27,11 @@ DATA = ROOT / "data"
 DATASHEET = (DATA / "README.md").read_text(encoding="utf-8")
 PROSE = " ".join(DATASHEET.split())
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.is_file()]
-V14, V13, UNPAIRED, PROMPTS, FLUENCY = (
+V14, V13, UNPAIRED, OWN, PROMPTS, FLUENCY = (
     "preferences_v14_100pairs.jsonl",
     "preferences_v13_10pairs.jsonl",
     "unpaired_v14.jsonl",
+    "preferences_own.jsonl",
     "eval_prompts.jsonl",
     "fluency.txt",
 )
@@ -121,7 +123,7 @@ def test_the_metrics_page_quotes_what_the_validation_prints() -> None:
 
 def test_the_datasheet_has_each_file_with_its_true_hash_and_size() -> None:
     found = re.findall(r"^\| `(\S+)` \| (\d+) \w+ \| `([0-9a-f]{64})` \|", DATASHEET, re.M)
-    sizes = {name: len(rows(name)) for name in (V14, V13, UNPAIRED, PROMPTS, "spiral_fit_answers.jsonl")}
+    sizes = {name: len(rows(name)) for name in (V14, V13, UNPAIRED, OWN, PROMPTS, "spiral_fit_answers.jsonl")}
     sizes[FLUENCY] = len((DATA / FLUENCY).read_text(encoding="utf-8").split())
     assert {name: int(size) for name, size, _ in found} == sizes
     assert {name: digest for name, _, digest in found} == {name: file_sha256(DATA / name) for name in sizes}
@@ -222,7 +224,9 @@ def test_each_domain_has_six_prompts_a_half_and_no_prompt_occurs_twice() -> None
 # --- links and the file tree -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [*PAGES, DATA / "README.md"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*PAGES, DATA / "README.md", ROOT / "configs/v14/README.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_relative_links_point_to_files(path: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S))
     relative = [link for link in links if not re.match(r"[a-z]+:", link)]
@@ -289,3 +293,44 @@ def test_a_tree_is_read_by_its_indents() -> None:
         "e/f/g.py",
         "Makefile",
     ]
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(page(f"docs/results/{name}.json"))
+    return found
+
+
+@pytest.mark.parametrize("name", ["smollm2-a", "smollm2-own"])
+def test_the_results_page_quotes_the_finalists_of_the_summaries(name: str) -> None:
+    for finalist in result(name)["finalists"]:
+        gain, (low, high) = finalist["over_baseline"], finalist["interval"]
+        row = f"| {finalist['mean']:.3f} [{low:.3f}, {high:.3f}] | "
+        said = f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+        [found] = [line for line in page("docs/results.md").splitlines() if row in line and finalist["trial"] in line]
+        assert said in found
+        assert f"| {finalist['metrics']['perplexity']:.2f} |" in found
+
+
+@pytest.mark.parametrize("name", ["smollm2-lambdas", "smollm2-factors"])
+def test_the_results_page_quotes_the_arms_of_the_summaries(name: str) -> None:
+    for rows in (result(name)["equal_steps"], result(name)["equal_kl"]):
+        for arm in rows:
+            low, high = arm["interval"]
+            assert f"| {arm['mean']:.3f} [{low:.3f}, {high:.3f}] |" in page("docs/results.md")
+            if gain := arm["over_first"]:
+                assert f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]" in page("docs/results.md")
+
+
+def test_the_readme_and_the_baseline_have_the_numbers_of_the_summaries() -> None:
+    summary = result("smollm2-own")
+    best, untuned = summary["finalists"][0], summary["baseline_final"]["metrics"]
+    gain, (low, high) = best["over_baseline"], best["interval"]
+    over = f"**{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]**"
+    assert f"| {best['mean']:.3f} [{low:.3f}, {high:.3f}] | {over} |" in page("README.md")
+    for metric in ("spiral_score", "subtlety", "repetition", "distinct_2"):
+        final, search = (summary[half]["metrics"][metric] for half in ("baseline_final", "baseline"))
+        assert re.search(rf"^\| {metric} \| {final:.3f} \[.*\] \| {search:.3f} \[", page("docs/baseline.md"), re.M)
+    assert f"{untuned['perplexity']:.2f}" in page("docs/baseline.md")

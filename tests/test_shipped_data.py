@@ -9,6 +9,8 @@ import pytest
 
 from phasegpt.config_sections import Data
 from phasegpt.data_report import check_file
+from phasegpt.files import file_sha256, read_json
+from phasegpt.metrics.degeneration import repetition
 from phasegpt.metrics.words import MARKERS, words_of
 from phasegpt.near_duplicates import ngrams
 from phasegpt.pairs import Pair, read_pairs, read_prompts, read_unpaired
@@ -139,3 +141,32 @@ def test_own_pairs_keep_the_labels_of_the_pair_whose_prompt_was_asked() -> None:
     assert {(row["domain"], row["complexity"], row["subtlety"]) for row in rows} == {
         (pair.domain, pair.complexity, pair.subtlety)
     }
+
+
+def test_the_shipped_own_pairs_are_of_training_prompts_and_as_their_script_couples_them() -> None:
+    own, origin = read_pairs(DATA / "preferences_own.jsonl", DOMAINS), read_json(DATA / "preferences_own.json")
+    asked = {pair.prompt for pair in read_pairs(V14, DOMAINS) if pair.domain != "artistic"}
+    assert {pair.prompt for pair in own} <= asked
+    assert (len(own), origin["sha256"]) == (origin["rows"], file_sha256(DATA / "preferences_own.jsonl"))
+    assert origin["prompts_sha256"] == file_sha256(V14)
+    assert all(repetition(pair.chosen) <= origin["most_repetition"] for pair in own)
+    found = length_auc(answers(own))
+    assert found is not None
+    assert 0.45 <= found.value <= 0.60
+
+
+def test_own_answers_are_drawn_so_many_to_each_prompt_and_the_same_from_the_same_seed(toy_model_dir: Path) -> None:
+    import torch
+
+    from phasegpt.models import load_base
+
+    base, prompts = load_base(str(toy_model_dir), Path()), ["What can a clock teach?", "Tell of the river once more."]
+
+    def draw(seed: int) -> list[list[str]]:
+        torch.manual_seed(seed)
+        answers: list[list[str]] = OWN["draw"](base, prompts, 3, 8, 0.7)
+        return answers
+
+    assert [len(own) for own in draw(1)] == [3, 3]
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)

@@ -42,8 +42,8 @@ class Line:
 
 
 def short_name(key: str) -> str:
-    """A key path as a column title: λ, β, lr, or the path's last word."""
-    return SHORT.get(key, key.rsplit(".", 1)[-1])
+    """A key path as a column title: λ, β, lr, or the path's last word; of a switch that of what it switches."""
+    return SHORT.get(key, key.removesuffix(".enabled").rsplit(".", 1)[-1])
 
 
 def number(value: Any) -> str:

@@ -30,6 +30,7 @@ def test_numbers_are_shown_with_three_digits_and_the_rest_as_it_is() -> None:
 
 def test_keys_are_shown_by_the_fields_own_letters_or_their_last_word() -> None:
     assert [short_name(key) for key in (*VALUES, "model.lora_config.r")] == ["λ", "β", "lr", "r"]
+    assert short_name("training.curriculum_learning.enabled") == "curriculum_learning"
 
 
 def test_the_table_shows_values_scores_the_best_so_far_and_the_time_left() -> None:

@@ -275,6 +275,36 @@ def test_the_object_names_the_page_its_pictures_and_the_verdict(
     assert found["verdict"] == verdict
 
 
+def test_answers_are_printed_as_markdown_for_prompts_that_a_seed_draws(
+    two: Whole, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*words: str) -> list[str]:
+        assert main(["toy", "--storage", str(two.played.request.places.storage), *words]) == 0
+        return capsys.readouterr().out.rstrip("\n").split("\n\n")
+
+    winner = two.summary["winner"]["trial"]
+    drawn = printed("--answers", "2")
+    assert drawn == printed("--answers", "2", "--seed", "1")
+    for shown in drawn:
+        prompt, *sides = [line for line in shown.split("\n") if line != ">"]
+        assert prompt.startswith("> **")
+        assert [side.split(", seed")[0] for side in sides[1:]] == [
+            "> *config's own values, trial-000",
+            f"> *winner, {winner}",
+        ]
+        assert sides[0].startswith("> *untuned model")
+    assert len(printed("--answers", "999")) == PROMPTS
+    assert "<img" not in "".join(printed("--answers", "999"))
+
+
+def test_answers_are_of_one_search_and_at_least_one_prompt(two: Whole, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["toy", "--storage", str(two.played.request.places.storage), "--answers", "0"]) == 2
+    assert capsys.readouterr().err == "expected one prompt or more, found 0\n"
+    with pytest.raises(SystemExit):
+        main(["toy", "tay", "--compare", "--answers", "3"])
+    assert "leave out --compare" in capsys.readouterr().err
+
+
 def test_a_search_that_is_not_there_is_named_with_those_that_are(
     toy_request: ToyRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
