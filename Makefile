@@ -35,8 +35,8 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…; STORE=folder with mlflow.db)
-	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(STORE)/mlflow.db" --default-artifact-root "$(STORE)/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
+ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…; STORE=folder with mlflow.db; ARGS="…" of tune.ui)
+	$(BIN)/python -m tune.ui --store "$(STORE)" --port $(PORT) $(ARGS)
 
 bench: $(READY) ## every benchmark in tests/benchmarks
 	@for script in $$(grep -l '^if __name__' tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

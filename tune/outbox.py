@@ -148,7 +148,9 @@ class Outbox:
         self._done(len(batch))
 
     def _done(self, count: int) -> None:
-        self._progress.done(count)
+        with self._changed:  # nothing is put meanwhile: where nothing else waits, all of the spool has arrived
+            whole = self._spool.stat().st_size if count == len(self._pending) else None
+        self._progress.done(count, whole)
         if self.trouble:
             self.trouble, self.denied = "", False
             log.info("MLflow answers again")

@@ -52,6 +52,18 @@ def read_sent(spool: Path) -> int:
     return int(read_json(stored)["sent"]) if stored.exists() else 0
 
 
+def all_sent(spool: Path) -> bool:
+    """Whether all of a spool arrived. One that its last sender emptied is told by its size, without being read.
+
+    Raises ValueError for a damaged progress file.
+    """
+    stored = _sent_file(spool)
+    progress = read_json(stored) if stored.exists() else {}
+    if progress.get("whole") == spool.stat().st_size:
+        return True
+    return spool.read_bytes().count(b"\n") <= int(progress.get("sent", 0))
+
+
 def read_refused(spool: Path) -> list[Event]:
     """What `set_aside` kept of a spool."""
     return read_spool(_refused_file(spool))
@@ -114,12 +126,12 @@ class Progress:
         self._write(self.sent, max(self.doubt, self.sent + count))
         return doubtful
 
-    def done(self, count: int) -> None:
-        """Note that the next `count` events arrived."""
-        self._write(self.sent + count, max(self.doubt, self.sent + count))
+    def done(self, count: int, whole: int | None = None) -> None:
+        """Note that the next `count` events arrived; `whole` is the size of a spool that has no others."""
+        self._write(self.sent + count, max(self.doubt, self.sent + count), whole)
 
-    def _write(self, sent: int, doubt: int) -> None:
-        write_json(self.path, {"sent": sent, "doubt": doubt})
+    def _write(self, sent: int, doubt: int, whole: int | None = None) -> None:
+        write_json(self.path, {"sent": sent, "doubt": doubt} | ({} if whole is None else {"whole": whole}))
         self.sent, self.doubt = sent, doubt
 
 
