@@ -5,11 +5,12 @@ ARGS ?=
 PORT ?= 5000
 STORE ?= .
 VENV := .venv
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export RAY_TRAIN_V2_ENABLED ?= 1
 
-.PHONY: setup search test lint ui bench model clean help
+.PHONY: setup search test lint ui bench model audit sbom clean help
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +41,17 @@ ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…; STORE=folder w
 
 bench: $(READY) ## every benchmark in tests/benchmarks
 	@for script in $$(grep -l '^if __name__' tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+$(AUDIT)/.ready:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	@touch $@
+
+audit: $(AUDIT)/.ready ## known vulnerabilities of the versions in constraints.txt (asks pypi.org)
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+sbom: $(READY) $(AUDIT)/.ready ## sbom.json: what .venv holds, with versions and licences, as CycloneDX
+	$(AUDIT)/bin/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible -o sbom.json
 
 clean: ## caches of the tools; never results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info

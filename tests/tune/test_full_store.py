@@ -24,6 +24,8 @@ from tune.sync import left_behind
 from tune.tracking import Tracker
 from tune.views import AT_ONCE, MOST, VIEW_TAG, surplus, trials_view
 
+pytestmark = pytest.mark.timeout(900)  # a database of MLflow is made first
+
 ToyRequest = Callable[..., Request]
 COPIES = 60
 PATIENCE = 250
