@@ -7,12 +7,13 @@ PORT ?= 5000
 STORE ?= .
 CHECK ?= smollm2-a
 VENV := .venv
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export RAY_TRAIN_V2_ENABLED ?= 1
 
-.PHONY: setup search test lint ui bench results results-check model clean help
+.PHONY: setup search test lint ui bench results results-check model audit sbom clean help
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,8 +41,8 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…; STORE=folder with mlflow.db)
-	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(STORE)/mlflow.db" --default-artifact-root "$(STORE)/mlartifacts" --host 127.0.0.1 --port $(PORT) --workers 1
+ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000 (PORT=…; STORE=folder with mlflow.db; ARGS="…" of tune.ui)
+	$(BIN)/python -m tune.ui --store "$(STORE)" --port $(PORT) $(ARGS)
 
 bench: $(READY) ## the benchmarks in tests/benchmarks, hours for all; BENCH="step scaling": those alone
 	@for script in $(or $(BENCH:%=tests/benchmarks/%.py),$$(grep -l '^if __name__' tests/benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
@@ -51,6 +52,17 @@ results: $(READY) ## the searches of docs/results.md that are missing: days; go 
 
 results-check: $(READY) ## one finalist of docs/results.md again (CHECK=name): does its value lie in its interval?
 	$(BIN)/python -m tune.results --check $(CHECK) $(ARGS)
+
+$(AUDIT)/.ready:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	@touch $@
+
+audit: $(AUDIT)/.ready ## known vulnerabilities of the versions in constraints.txt (asks pypi.org)
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+sbom: $(READY) $(AUDIT)/.ready ## sbom.json: what .venv holds, with versions and licences, as CycloneDX
+	$(AUDIT)/bin/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible -o sbom.json
 
 clean: ## caches of the tools; never results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info

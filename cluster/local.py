@@ -42,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--port", type=int, metavar="N", help="the dashboard's port (default: 8265, or a free one where that is taken)"
     )
+    start.add_argument(
+        "--open-mlflow",
+        action="store_true",
+        help="with a --host that others reach: let all of them read, change and delete runs; MLflow asks for nothing",
+    )
     start.set_defaults(run=_start)
     status = verbs.add_parser("status", help="nodes, addresses and jobs", description="Where it stands.")
     status.add_argument("--json", action="store_true", help="print one JSON object")
@@ -88,6 +93,7 @@ def _start_alone(options: argparse.Namespace) -> int:
     from cluster.state import cluster_folder, read_state, write_state
     from tune.request import storage_folder
 
+    _refuse_open(options)
     _refuse_second()
     storage = storage_folder(options.storage) if options.storage else cluster_folder() / "storage"
     cluster = new_cluster(storage, options.host, options.port)
@@ -101,6 +107,18 @@ def _start_alone(options: argparse.Namespace) -> int:
         raise
     print(_said(cluster, options.nodes))
     return DONE
+
+
+def _refuse_open(options: argparse.Namespace) -> None:
+    """Raises RequestError where others could reach MLflow and nobody said that they may."""
+    from tune.request import RequestError
+    from tune.ui import is_loopback
+
+    if not (options.open_mlflow or is_loopback(options.host)):
+        raise RequestError(
+            f"--host {options.host}: others can reach it there, and MLflow asks nobody for anything; add --open-mlflow "
+            "to let all of them read, change and delete runs, or leave --host out and come through a tunnel"
+        )
 
 
 def _refuse_second() -> None:

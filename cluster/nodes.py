@@ -20,7 +20,7 @@ from cluster.dashboard import Dashboard
 from cluster.processes import MARK, alive, kill_session, launch
 from cluster.state import OWNER_ONLY, LocalCluster, Root, cluster_folder, read_token, token_file, write_state
 from phasegpt.files import write_text
-from tune.environment import SETTINGS
+from tune.environment import ONE_MACHINE, SETTINGS
 from tune.request import RequestError
 
 OBJECT_STORE = 100_000_000
@@ -83,6 +83,7 @@ def node_environment(cluster: LocalCluster) -> dict[str, str]:
     return {
         **kept,
         **SETTINGS,
+        ONE_MACHINE: "1",  # without it `ray start` lets no second node join
         MARK: cluster.mark,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file()),

@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +23,7 @@ from phasegpt.config_io import project_root
 from tune.databases import is_database
 from tune.refusal import RefusedError
 from tune.spool import Event, TrackingError
+from tune.views import surplus
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -281,6 +283,16 @@ class Delivery:
     def _send_experiment_tag(self, event: Event) -> None:
         client, experiment = self._connect()
         client.set_experiment_tag(experiment, event["name"], event["value"])
+        self._drop_views()
+
+    def _drop_views(self) -> None:
+        """Delete the views that are too many. What stops that is no matter: the next search tries again."""
+        from mlflow.exceptions import MlflowException
+
+        client, experiment = self._connect()
+        with suppress(MlflowException):  # another search was faster, or the server is older than that call
+            for key in surplus(client.get_experiment(experiment).tags):
+                client.delete_experiment_tag(experiment, key)
 
 
 def _rows(run: "Run") -> int:

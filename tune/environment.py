@@ -17,12 +17,19 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine unasked
 }
 
+ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Off, a node takes the loopback address for its own, on Linux too, and then all its ports listen there alone. Nothing
+else makes them: an address that `ray.init` is given is replaced by one that others reach."""
+
 
 def prepare(own_cluster: bool) -> None:
-    """Set what is not set yet. A cluster of our own asks for a fresh token: its ports listen on all interfaces."""
+    """Set what is not set yet. A cluster of our own listens on the loopback address alone and asks for a fresh token,
+    since other users of the machine reach it there.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if own_cluster:
+        os.environ.setdefault(ONE_MACHINE, "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

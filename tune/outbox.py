@@ -116,7 +116,7 @@ class Outbox:
         try:
             while batch := self._next_batch(pause):
                 pause = self._try(batch, pause)
-            self._progress.settle()
+            self._progress.settle(self._size_without(0))
         finally:
             self._lock.release()
 
@@ -171,9 +171,10 @@ class Outbox:
 
     def _done(self, count: int, *, refused: bool = False) -> None:
         """So many events are through. The disk says so of the last one, and of one that is not to be refused again."""
+        whole = self._size_without(count)
         self._progress.done(count)
-        if refused or count == len(self._pending):
-            self._progress.settle()
+        if refused or whole is not None:
+            self._progress.settle(whole)
         if self.trouble:
             self.trouble, self.denied = "", False
             log.info("MLflow answers again")
@@ -181,6 +182,11 @@ class Outbox:
             for _ in range(count):
                 self._pending.popleft()
             self._changed.notify_all()
+
+    def _size_without(self, count: int) -> int | None:
+        """The size of the spool where nothing waits but the next `count` events, else None; nothing is put meanwhile."""
+        with self._changed:
+            return self._spool.stat().st_size if count == len(self._pending) else None
 
     def _wait_for_server(self, error: Exception, pause: float) -> float:
         """Say why events wait, once for each kind of trouble; the pause before the next attempt."""

@@ -59,23 +59,31 @@ def last_search(request: Request) -> Past | None:
     """The newest finished search with the same model, profile, precision, device and workers, of this track if there
     is one; None where there is none, or none that can be read.
     """
-    found = sorted(_finished(request), key=lambda each: (each[0].track == request.track, each[1]), reverse=True)
-    return next((past for places, _, config in found if (past := _read(places, config)) is not None), None)
+    return next((past for places in _finished(request) if (past := _read(places, request)) is not None), None)
 
 
-def _finished(request: Request) -> Iterator[tuple[SearchPlaces, float, Config]]:
+def _finished(request: Request) -> Iterator[SearchPlaces]:
+    """Every other search with a summary: first those of this track, the newest first. None is opened for that."""
+    found: list[tuple[bool, float, SearchPlaces]] = []
     for kept in (request.places.storage / "experiments" / "v14").glob("track_*/*/request.json"):
         track, name = kept.parent.parent.name.removeprefix("track_"), kept.parent.name
         places = SearchPlaces(request.places.storage, track, name)
-        if not places.summary.is_file() or places == request.places:
-            continue
-        try:
-            asked = read_json(kept)
-            config = Tree(str(kept), asked["config"], {}).typed()
-        except (ConfigError, ValueError, KeyError):
-            continue  # of another version, or damaged
-        if asked.get("profile") == request.profile and _kind(config) == _kind(request.config):
-            yield places, places.summary.stat().st_mtime, config
+        if places.summary.is_file() and places != request.places:
+            found.append((track == request.track, places.summary.stat().st_mtime, places))
+    return (places for _, _, places in sorted(found, key=lambda each: each[:2], reverse=True))
+
+
+def _like(places: SearchPlaces, request: Request) -> Config | None:
+    """The config of a search, where it is of the same kind; a thousand others are told by their plain values."""
+    try:
+        asked = read_json(places.request)
+        same_model = asked["config"]["model"]["base_model"] == request.config.model.base_model
+        if asked.get("profile") != request.profile or not same_model:
+            return None
+        config = Tree(str(places.request), asked["config"], {}).typed()
+    except (ConfigError, ValueError, KeyError, TypeError):
+        return None  # of another version, or damaged
+    return config if _kind(config) == _kind(request.config) else None
 
 
 def _kind(config: Config) -> tuple[object, ...]:
@@ -86,7 +94,10 @@ def _kind(config: Config) -> tuple[object, ...]:
     return model.base_model, len(stages(config)), precision, device
 
 
-def _read(places: SearchPlaces, config: Config) -> Past | None:
+def _read(places: SearchPlaces, request: Request) -> Past | None:
+    config = _like(places, request)
+    if config is None:
+        return None
     try:
         events = read_spool(places.folder / SPOOL)
         baselines = [read_json(places.results / f"baseline-{half}.json")["seconds"] for half in ("search", "final")]

@@ -55,6 +55,18 @@ def read_sent(spool: Path) -> int:
     return int(read_json(stored)["sent"]) if stored.exists() else 0
 
 
+def all_sent(spool: Path) -> bool:
+    """Whether all of a spool arrived. One that its last sender emptied is told by its size, without being read.
+
+    Raises ValueError for a damaged progress file.
+    """
+    stored = _sent_file(spool)
+    progress = read_json(stored) if stored.exists() else {}
+    if progress.get("whole") == spool.stat().st_size:
+        return True
+    return spool.read_bytes().count(b"\n") <= int(progress.get("sent", 0))
+
+
 def read_refused(spool: Path) -> list[Event]:
     """What `set_aside` kept of a spool."""
     return read_spool(_refused_file(spool))
@@ -128,13 +140,14 @@ class Progress:
         self.sent += count
         self.doubt = max(self.doubt, self.sent)
 
-    def settle(self) -> None:
-        """Note that nothing is under way."""
-        self._write(self.doubt)
+    def settle(self, whole: int | None = None) -> None:
+        """Note that nothing is under way; `whole` is the size of a spool all of which arrived."""
+        self._write(self.doubt, whole)
 
-    def _write(self, doubt: int) -> None:
+    def _write(self, doubt: int, whole: int | None = None) -> None:
         self._noted = max(self.doubt, doubt)
-        write_json(self.path, {"sent": self.sent, "doubt": self._noted})
+        stored = {"sent": self.sent, "doubt": self._noted}
+        write_json(self.path, stored if whole is None else {**stored, "whole": whole})
 
 
 def take_lock(spool: Path) -> FileLock:

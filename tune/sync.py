@@ -19,7 +19,7 @@ from phasegpt.config_io import TRACKS
 from tune.databases import require_driver
 from tune.delivery import Delivery
 from tune.outbox import Outbox
-from tune.spool import SPOOL, TrackingError, read_refused, read_sent, read_spool
+from tune.spool import SPOOL, TrackingError, all_sent, read_refused, read_sent, read_spool
 
 DONE, WAITING, BAD_INPUT = 0, 1, 2
 PROGRESS = 2.0
@@ -114,9 +114,9 @@ def left_behind(storage: Path, but: Path) -> str | None:
 
 
 def _waits(spool: Path) -> bool:
-    """Whether a spool holds what nobody is sending; its lines are counted, not read."""
+    """Whether a spool holds what nobody is sending."""
     try:
-        return spool.read_bytes().count(b"\n") > read_sent(spool) and not is_held(spool)
+        return not all_sent(spool) and not is_held(spool)
     except (OSError, ValueError):
         return False
 

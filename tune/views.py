@@ -11,6 +11,10 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 VIEW_TAG = "mlflow.sharedViewState."
+MOST = 50
+"""Views of searches that stay, the newest: MLflow reads all tags of the experiment whenever it creates a run."""
+AT_ONCE = 10
+"""Older ones that go when a view comes, so that a store from before this limit does not keep a search's start."""
 SHOWN_TAGS = ("trial_state", "winner", "why")
 
 
@@ -44,6 +48,24 @@ def trials_view(search: str, params: Sequence[str], objectives: Mapping[str, str
 def view_name(search: str) -> str:
     """What the view is called in the list of views."""
     return f"{search}: trials"
+
+
+def surplus(tags: Mapping[str, str]) -> list[str]:
+    """Of an experiment's tags the views of searches that may go, the oldest first; never those that people saved."""
+    made = {}
+    for key, value in tags.items():
+        if key.startswith(VIEW_TAG) and (at := _made_by_a_search(key.removeprefix(VIEW_TAG), value)) is not None:
+            made[key] = at
+    return sorted(made, key=lambda key: made[key])[: max(0, min(len(made) - MOST, AT_ONCE))]
+
+
+def _made_by_a_search(search: str, value: str) -> float | None:
+    """When the view of a search was made, None for any other."""
+    try:
+        view = json.loads(value)
+        return float(view["createdAt"]) if view["name"] == view_name(search) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _names(kind: str, names: Sequence[str]) -> list[str]:

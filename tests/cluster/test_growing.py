@@ -20,6 +20,7 @@ from tests.cluster.machine import submit_command
 from tests.mlflow_server import MlflowServer, running
 from tests.noop import SECONDS
 from tests.processes import MARK, free_port, marked
+from tune.environment import ONE_MACHINE
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (  # what a launcher would run on a node: nothing; Ray asks for each
@@ -110,6 +111,7 @@ def elastic(tmp_path: Path) -> Iterator[Elastic]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        ONE_MACHINE: "1",  # the tests' own Ray lets no second node join
     }
     of_the_head = {
         "RAY_FAKE_CLUSTER": "1",

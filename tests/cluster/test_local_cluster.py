@@ -10,6 +10,7 @@ import pytest
 from cluster.dashboard import Dashboard
 from cluster.jobs import connect, follow
 from tests.cluster.machine import Machine, alive, until
+from tests.listening import listeners
 from tune.request import RequestError
 
 pytestmark = [
@@ -67,6 +68,10 @@ def test_a_cluster_of_one_node_runs_a_job_and_leaves_nothing_behind(
     token = (machine.cache / "cluster" / "token").read_text()
     assert token not in started.stdout + started.stderr
     assert token not in " ".join(word for process in processes for word in process.cmdline())
+
+    beyond = [each for each in listeners(processes) if not each.is_alone()]
+    assert [each for each in beyond if not each.is_rays()] == []  # MLflow listens to this machine alone
+    assert int(state["address"].rpartition(":")[2]) not in {each.port for each in beyond}
 
     again = machine.local("start")
     assert (again.returncode, again.stdout) == (2, "")

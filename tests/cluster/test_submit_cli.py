@@ -128,10 +128,19 @@ def test_without_a_cluster_status_says_how_to_start_one_and_stop_has_nothing_to_
 def test_an_address_of_another_machine_is_refused_and_nothing_is_left(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = run("local", environment, "start", "--host", "192.0.2.77")
+    done = run("local", environment, "start", "--host", "192.0.2.77", "--open-mlflow")
     assert done.returncode == 2
     assert done.stderr.startswith("--host 192.0.2.77: expected an address of this machine")
     assert [path.name for path in (tmp_path / "cache" / "cluster").iterdir()] == ["start.lock"]
+
+
+def test_an_address_that_others_reach_needs_a_word_about_mlflow(environment: dict[str, str]) -> None:
+    done = run("local", environment, "start", "--host", "0.0.0.0")  # noqa: S104 - what is refused
+    assert (done.returncode, done.stdout) == (2, "heavy:\n")
+    assert done.stderr == (
+        "--host 0.0.0.0: others can reach it there, and MLflow asks nobody for anything; add --open-mlflow to let "
+        "all of them read, change and delete runs, or leave --host out and come through a tunnel\n"
+    )
 
 
 @pytest.mark.parametrize("words", [["--nodes", "0"], ["--cpus", "-1"]])

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tune.environment import SETTINGS, prepare
+from tune.environment import ONE_MACHINE, SETTINGS, prepare
 
 
 @pytest.fixture
@@ -19,6 +19,7 @@ def test_settings_are_made_and_those_of_the_user_stay(environ: dict[str, str]) -
     prepare(own_cluster=False)
     assert {name: environ[name] for name in SETTINGS} == {**SETTINGS, "TUNE_FUNCTION_THREAD_TIMEOUT_S": "5"}
     assert not any(name.startswith("RAY_AUTH") for name in environ)
+    assert ONE_MACHINE not in environ
 
 
 def test_a_cluster_of_our_own_asks_for_a_fresh_token(environ: dict[str, str]) -> None:
@@ -43,3 +44,13 @@ def test_a_users_own_way_of_authentication_is_left_alone(environ: dict[str, str]
     prepare(own_cluster=True)
     assert "RAY_AUTH_TOKEN" not in environ
     assert given.items() <= environ.items()
+
+
+def test_a_cluster_of_our_own_listens_to_this_machine_alone_unless_the_user_has_said_otherwise(
+    environ: dict[str, str],
+) -> None:
+    prepare(own_cluster=True)
+    assert environ.pop(ONE_MACHINE) == "0"
+    environ[ONE_MACHINE] = "1"
+    prepare(own_cluster=True)
+    assert environ[ONE_MACHINE] == "1"
