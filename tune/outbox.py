@@ -184,7 +184,7 @@ class Outbox:
             self._changed.notify_all()
 
     def _size_without(self, count: int) -> int | None:
-        """The size of the spool where nothing waits but the next `count` events, else None; nothing is put meanwhile."""
+        """The size of a spool of which only the next `count` events wait, else None; nothing is put meanwhile."""
         with self._changed:
             return self._spool.stat().st_size if count == len(self._pending) else None
 
