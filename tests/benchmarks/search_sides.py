@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 OPPONENTS = Path(__file__).parent / "opponents"
 PLACEMENTS = {"all_layers": "null", "upper_third": "upper_third"}
 METRICS = "[spiral_score, perplexity, reward_margin, reward_accuracy, eval_loss]"
-LEAST, MOST = 1e-4, 5e-3
+SEARCHED = "training.learning_rate"
 NAME = "bench"
 
 
@@ -42,10 +42,11 @@ class Asked:
 
     def learning_rates(self) -> list[float]:
         """One value a trial: the laptop profile's own first, the others evenly over its range in powers of ten."""
-        own = load_config(track_config("a"), "laptop", self.sets).training.learning_rate
+        config = load_config(track_config("a"), "laptop", self.sets)
+        low, high = map(float, config.search.parameters[SEARCHED].values)
         count = max(1, self.trials - 2)
-        rest = [LEAST * (MOST / LEAST) ** (place / count) for place in range(self.trials - 1)]
-        return [own, *(float(f"{value:.3g}") for value in rest)]
+        rest = [low * (high / low) ** (place / count) for place in range(self.trials - 1)]
+        return [config.training.learning_rate, *(float(f"{value:.3g}") for value in rest)]
 
     def overrides(self, placement: str, side: str = OURS) -> list[str]:
         """The `--set` values of our search, from which the opponents' task is made too."""
@@ -58,7 +59,7 @@ class Asked:
             "evaluation.metric_for_best_model=eval_loss",
             "search.objectives={eval_loss: min}",
             "search.constraints={}",
-            f"search.parameters={{training.learning_rate: {{grid: {self.learning_rates()}}}}}",
+            f"search.parameters={{{SEARCHED}: {{grid: {self.learning_rates()}}}}}",
             "search.sampler=grid",
             f"search.scheduler={'asha' if side == STOPPED else 'none'}",
             "search.finalists={count: 1, seeds: 1}",
@@ -101,16 +102,18 @@ def our_run(storage: Path, trials: int, begun: float, ended: float) -> Run:
 
 
 def our_trial(result: Path, evaluations: Path, begun: float) -> tuple[Trial, float]:
-    """A trial that began when the one before ended, and its own end; one that was stopped leaves no result."""
-    kept = sorted(evaluations.glob("step-*.json"))
-    files = [*kept, *([result] if result.is_file() else [])]
-    ended = max(path.stat().st_mtime for path in files)
-    found = tuple(
-        Evaluation(read(path)["step"], path.stat().st_mtime - begun, read(path)["summary"]["eval_loss"])
-        for path in kept
-    )
-    steps = read(result)["clock"]["step_seconds"] if result.is_file() else math.nan
-    judged = sum(sum(read(path)["seconds"].values()) for path in kept)
+    """A trial that began when the one before ended, and its own end.
+
+    One that was stopped leaves no result, and its time in steps is not known. Raises SystemExit where one failed.
+    """
+    kept = [(path.stat().st_mtime, read(path)) for path in sorted(evaluations.glob("step-*.json"))]
+    whole = result.is_file()
+    if not kept:
+        raise SystemExit(f"{result.stem} of our search failed before it was evaluated")
+    ended = result.stat().st_mtime if whole else kept[-1][0]
+    steps = read(result)["clock"]["step_seconds"] if whole else math.nan
+    judged = sum(sum(each["seconds"].values()) for _, each in kept)
+    found = tuple(Evaluation(each["step"], at - begun, each["summary"]["eval_loss"]) for at, each in kept)
     return Trial(ended - begun, steps, judged, found), ended
 
 
