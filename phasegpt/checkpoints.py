@@ -57,7 +57,9 @@ def locate(address: str, work: Path, uri: str | None = None) -> Checkpoint:
         return _registered(pinned(address, uri), work, uri)
     if RUN_ID.fullmatch(address):
         return _of_run(address, work, uri)
-    folder = next((place for place in (Path(address).expanduser(), resolve(address)) if place.is_dir()), None)
+    folder = next(
+        (place for place in (Path(os.path.expanduser(address)), resolve(address)) if os.path.isdir(place)), None
+    )
     if folder is not None and not (folder / "config.json").is_file():
         return _in_folder(address, folder)
     if folder is None and not _is_model_name(address):
@@ -215,7 +217,7 @@ def _adapter_folder(folder: Path) -> Path:
 
 def _is_model_name(address: str) -> bool:
     """Whether an address that is no folder can name a base model: the bundled one, or OWNER/NAME on the hub."""
-    is_in_a_folder = any(path.parent.is_dir() for path in (Path(address), resolve(address)))
+    is_in_a_folder = any(os.path.isdir(path.parent) for path in (Path(address), resolve(address)))
     return address == BUNDLED or (address.count("/") == 1 and not is_in_a_folder)
 
 

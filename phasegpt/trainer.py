@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -320,6 +321,16 @@ class _Trainer(LapsTrainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Tensors and plain values alone: what would be made by code in the file is refused."""
+        try:
+            self._load_states(checkpoint)
+        except UnpicklingError as error:
+            raise ValueError(
+                f"{checkpoint}: {OPTIMIZER} or {SCHEDULER} is damaged, or holds more than tensors and numbers; "
+                f"remove that folder, and the run goes on from the checkpoint before it"
+            ) from error
+
+    def _load_states(self, checkpoint: str | None) -> None:
         if not self.sharded or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return

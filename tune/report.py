@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("--scaling needs --compare")
     try:
         page, said = _compare(options) if options.compare else _report(options)
-    except ValueError as error:  # no such search, or a file of it that is damaged
+    except (OSError, ValueError) as error:  # no such search, a file of it that is damaged, or nowhere to write
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     if options.json:

@@ -6,6 +6,7 @@ Who writes a spool sends it as well; here goes what was left behind. Knows spool
 import argparse
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -87,7 +88,7 @@ def spools(storage: Path) -> list[Path]:
 
 def find_spool(word: str, track: str | None, storage: Path) -> Path:
     """The spool of a folder, or of a search or run by its name. Raises TrackingError where there is none, or two."""
-    if Path(word).is_dir():
+    if os.path.isdir(word):
         return Path(word) / SPOOL
     named = [spool for spool in spools(storage) if spool.parent.name == word]
     found = [spool for spool in named if track is None or spool.parent.parent.name == f"track_{track}"]
