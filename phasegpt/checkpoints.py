@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from phasegpt.adapters import ADAPTER_CONFIG, base_of, check_adapter
+from phasegpt.adapter_config import ADAPTER_CONFIG
+from phasegpt.adapters import base_of, check_adapter
 from phasegpt.base_model import BUNDLED, ModelError
 from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config import Config

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
@@ -50,7 +51,10 @@ from phasegpt.phase_state import PhaseAttentionError
 # PEFT 0.21 asks transformers 5.23 for an attribute that has a new name; its users can do nothing about it
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 log = logging.getLogger("phasegpt")
-UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+UNLOADABLE = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError, SafetensorError,
+    StrictDataclassError,
+)  # fmt: skip
 """What transformers raises on a model folder that is damaged, or that asks for code of its own."""
 
 disable_progress_bar()  # loading takes under a second, and the terminal belongs to the search

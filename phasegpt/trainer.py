@@ -138,7 +138,13 @@ def train(
     trainer.add_callback(_Hooks(trainer, on_log, after_save))
     if dynamics is not None:
         trainer.add_callback(dynamics.telling(trainer.step_values.append))
-    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    try:
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{newest}: {OPTIMIZER} or {SCHEDULER} is damaged, or holds more than tensors and numbers; "
+            f"remove that folder, and the run goes on from the checkpoint before it"
+        ) from error
     return int(trainer.state.global_step)
 
 
@@ -321,16 +327,6 @@ class _Trainer(LapsTrainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Tensors and plain values alone: what would be made by code in the file is refused."""
-        try:
-            self._load_states(checkpoint)
-        except UnpicklingError as error:
-            raise ValueError(
-                f"{checkpoint}: {OPTIMIZER} or {SCHEDULER} is damaged, or holds more than tensors and numbers; "
-                f"remove that folder, and the run goes on from the checkpoint before it"
-            ) from error
-
-    def _load_states(self, checkpoint: str | None) -> None:
         if not self.sharded or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return

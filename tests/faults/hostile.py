@@ -16,7 +16,8 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c, *c]\n"
 TAGS = ("!!python/object/apply:os.system [touch canary]", "!!python/name:os.system", "!!binary aGk=", "!own {}")
 
 SPLICES = (
-    "\0", "\ufeff", "\r\n", "\r", "\t", "\n\n", "\x1b[2J", "\x7f", "\u2028", "\u202e", "🙂", "'", '"', ": ", "# ", "---\n",
+    "\0", "\ufeff", "\r\n", "\r", "\t", "\n\n", "\x1b[2J", "\x7f", "\u2028", "\u202e", "🙂", "'", '"', ": ", "# ",
+    "---\n",
     "...\n", "%YAML 9.9\n", "&a ", "*a", "<<: ", "? ", "|\n", ">\n", "- ", "{", "}", "]", ",", "[" * 50, "{a: " * 30,
     ".nan", ".inf", "-.inf", "NaN", "1e999", "9" * 5000, "-0", "0x1F", "1_000", "null", "~", "true", "x" * 3000,
     '"\\ud800"', '"\\u0000"', "../../x", "/dev/zero", *TAGS, BOMB,
@@ -27,7 +28,8 @@ RAW = (b"\xff\xfe", b"\xfe\xff\x00a", b"\x80", b"\xc3", b"\xed\xa0\x80", b"\x00"
 """The same where the file is no UTF-8."""
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 10**4000, -(10**30), 1e308, -0.5, math.nan, math.inf, -math.inf, "", " ", "0", "nan",
+    None, True, False, 0, -1, 1, 2, 10**4000, -(10**30), 1e308, -0.5, math.nan, math.inf, -math.inf, "", " ", "0",
+    "nan",
     "x" * 3000, "../../x", "/dev/zero", "a\0b", "\ud800", "\x1b[2J", [], [[]], [None], {}, {"": None}, {"a": {"b": []}},
     ["x"] * 300, "models:/x@y", "os:system", "!!python/name:os.system",
 )  # fmt: skip
@@ -81,7 +83,7 @@ def spoiled(good: Any) -> st.SearchStrategy[Any]:
 
 
 def _laid(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
-    """`value` with `new` at `path`, or without what is there where `new` is `...`; a path that has gone changes nothing."""
+    """`value` with `new` at `path`, or without what is there (`...`); a path that has gone changes nothing."""
     if not path:
         return None if new is ... else new
     key, rest = path[0], path[1:]
@@ -97,26 +99,14 @@ def _laid(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
 
 
 def odd_places(folder: Path) -> dict[str, Path]:
-    """{what it is: a path that is no ordinary file}, made in `folder`."""
-    made = {
-        "fifo": folder / "fifo",
-        "folder": folder / "folder",
-        "loop": folder / "loop",
-        "empty": folder / "empty",
-        "utf16": folder / "utf16",
-        "random": folder / "random",
-    }
-    os.mkfifo(made["fifo"])
+    """{what it is: a path that is no ordinary file, or no text}, made in `folder`."""
+    names = ("pipe", "folder", "loop", "empty", "utf16", "random", "nowhere")
+    made = {name: folder / name for name in names}
+    os.mkfifo(made["pipe"])
     made["folder"].mkdir()
     made["loop"].symlink_to(made["loop"])
     made["empty"].touch()
-    made["utf16"].write_text('{"prompt": "p"}\nmodel:\n', encoding="utf-16")
+    made["utf16"].write_text("model:\n", encoding="utf-16")
     made["random"].write_bytes(bytes(range(256)) * 20)
     endless = {name: Path(f"/dev/{name}") for name in ("zero", "null")}
-    return {
-        **made,
-        **endless,
-        "nowhere": folder / "nowhere",
-        "below a file": made["empty"] / "x",
-        "long": folder / ("x" * 5000),
-    }
+    return {**made, **endless, "below a file": made["empty"] / "x", "long": folder / ("x" * 5000)}
