@@ -22,6 +22,7 @@ from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import REGISTRY, is_registered
+from phasegpt.credentials import without_credentials
 from phasegpt.evaluate import generate
 from phasegpt.files import whole_folder
 from phasegpt.models import Policy, load_base, load_policy
@@ -235,7 +236,8 @@ def _fetch_run(run_id: str, work: Path, uri: str | None) -> Path:
         for part in sorted(kept & {"adapter", "config", "result"}):
             _download(client, f"{run.info.artifact_uri}/{part}", folder)
     except (MlflowException, OSError) as error:
-        raise ModelError(f"{run_id}: MLflow has no such run ({error}); --tracking-uri names another MLflow") from error
+        said = without_credentials(str(error))
+        raise ModelError(f"{run_id}: MLflow has no such run ({said}); --tracking-uri names another MLflow") from error
     return folder
 
 
@@ -259,4 +261,5 @@ def _client(uri: str | None) -> "MlflowClient":
 
 
 def _no_such_model(address: str, error: Exception) -> ModelError:
-    return ModelError(f"{address}: the registry has no such model ({error}); run a search first")
+    said = without_credentials(str(error))
+    return ModelError(f"{address}: the registry has no such model ({said}); run a search first")
