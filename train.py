@@ -112,9 +112,8 @@ def _name(asked: str | None, of: str) -> str:
     """The name of the run: as asked, else `of` and the time. It names files, so that it holds no slash."""
     from tune.request import NAME, RequestError
 
-    name = (
-        asked or f"{re.sub(r'[^A-Za-z0-9._-]+', '-', of).lstrip('._-')[:60] or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", of).lstrip("._-")[:60] or "run"
+    name = asked or f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not NAME.fullmatch(name):
         raise RequestError(f"--name {name!r:.100}: expected letters, digits, dot, dash and underscore, at most 80")
     return name

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phasegpt.base_model import ModelError
+from phasegpt.config_errors import one_line
 from phasegpt.files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -59,10 +60,11 @@ def read_plain_lora(folder: Path) -> PlainLora:
         raise ModelError(f"{folder} holds a {settings.get('peft_type')!r:.60} adapter; only LORA is supported")
     odd = [key for key, value in settings.items() if value and key not in (*PlainLora.model_fields, *HARMLESS)]
     if odd:
-        raise ModelError(f"{folder} is no plain LoRA adapter: {', '.join(odd)!s:.200} is set in {ADAPTER_CONFIG}")
+        named = one_line(", ".join(odd))[:200]
+        raise ModelError(f"{folder} is no plain LoRA adapter: {named} is set in {ADAPTER_CONFIG}")
     try:
         return PlainLora.model_validate(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place, found = ".".join(map(str, first["loc"])), f"{first['input']!r:.60}"
-        raise ModelError(f"{file}: {place}: {first['msg']}, found {found}") from error
+        place, found = ".".join(map(str, first["loc"]))[:200], f"{first['input']!r:.60}"
+        raise ModelError(one_line(f"{file}: {place}: {first['msg']}, found {found}")) from error

@@ -23,7 +23,8 @@ from transformers import PreTrainedModel
 
 from phasegpt.adapter_config import ADAPTER_CONFIG, read_plain_lora
 from phasegpt.base_model import ModelError
-from phasegpt.files import file_sha256, read_json, text_sha256, write_json
+from phasegpt.config_errors import one_line
+from phasegpt.files import file_sha256, open_file, read_json, text_sha256, write_json
 
 POLICY = "policy"
 REFERENCE = "reference"
@@ -64,7 +65,7 @@ def check_adapter(folder: Path, base: str) -> None:
     settings = read_plain_lora(folder)
     made_for = _recorded(folder).get("address") or settings.base_model_name_or_path
     if made_for and Path(made_for).name != Path(base).name:
-        raise ModelError(f"{folder} was made for the base model {made_for}, not for {base}")
+        raise ModelError(one_line(f"{folder} was made for the base model {made_for}, not for {base}"))
 
 
 def write_base_record(folder: Path, address: str, identity: str) -> None:
@@ -174,7 +175,8 @@ def read_branch(folder: Path) -> SavedBranch | None:
     if not (folder / PHASE_FILE).is_file():
         return None
     try:
-        settings = TypeAdapter(PhaseSettings).validate_json((folder / PHASE_SETTINGS).read_bytes(), strict=True)
+        with open_file(folder / PHASE_SETTINGS) as file:
+            settings = TypeAdapter(PhaseSettings).validate_json(file.read(), strict=True)
         return SavedBranch(settings, load_file(folder / PHASE_FILE))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: the phase branch is damaged: {' '.join(str(error).split())[:300]}") from error

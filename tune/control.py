@@ -69,7 +69,6 @@ def _verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Do what was asked: 0, or 2 with one message."""
-
     options = parser().parse_args(argv)
     try:
         whole = options.verb in ("clone", "clean")
