@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = _found(given)
         return _status(found, given.json) if given.verb == "status" else _sync(found, given.tracking_uri)
-    except ValueError as error:  # a spool, a name, a storage folder or a database that cannot be used
+    except (OSError, ValueError) as error:  # a spool, a name, a storage folder or a database that cannot be used
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
 
@@ -198,7 +198,7 @@ def _seen(spool: Path) -> Spooled | None:
     """A spool among others: one that is damaged is named and passed over."""
     try:
         return look(spool)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         _say(str(error))
         return None
 
