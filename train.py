@@ -6,6 +6,7 @@ ended, 2 bad input, 3 the run failed, 130 interrupted.
 
 import argparse
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -101,10 +102,21 @@ def _main(options: argparse.Namespace) -> int:
         print(_plan_text(config))
         return DONE
     resolve_base(config.model.base_model, project_root())
-    name = options.name or f"{config.experiment.name or Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = _name(options.name, config.experiment.name or Path(options.config).stem)
     storage = storage_folder(options.storage)
     config = _with_reference(config, storage, options.tracking_uri)
     return _run(config, name, storage, options.tracking_uri, ask, options.address)
+
+
+def _name(asked: str | None, of: str) -> str:
+    """The name of the run: as asked, else `of` and the time. It names files, so that it holds no slash."""
+    from tune.request import NAME, RequestError
+
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", of).lstrip("._-")[:60] or "run"
+    name = asked or f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not NAME.fullmatch(name):
+        raise RequestError(f"--name {name!r:.100}: expected letters, digits, dot, dash and underscore, at most 80")
+    return name
 
 
 def _with_reference(config: "Config", storage: Path, uri: str | None) -> "Config":

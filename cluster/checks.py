@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from phasegpt.credentials import without_credentials
 from tune.capacity import Ask, ClusterError, Node, slots
 
 PACKAGES = ("torch", "transformers", "peft", "optuna", "mlflow", "pydantic", "safetensors", "filelock", "rich")
@@ -71,7 +72,7 @@ def tracking_is_http(uri: str | None) -> list[Failure]:
     if uri is None:
         return [Failure("no MLflow server is named", cure)]
     if not uri.startswith(("http://", "https://")):
-        return [Failure(f"--tracking-uri {uri} is no server that a job can reach", cure)]
+        return [Failure(f"--tracking-uri {without_credentials(uri)} is no server that a job can reach", cure)]
     if re.match(r"https?://[^/]*@", uri):
         cure = "leave them out and send them with --env MLFLOW_TRACKING_USERNAME --env MLFLOW_TRACKING_PASSWORD"
         return [Failure("--tracking-uri holds a user and a password, which everybody on the cluster would see", cure)]
@@ -80,7 +81,7 @@ def tracking_is_http(uri: str | None) -> list[Failure]:
 
 def study_is_bare(url: str | None) -> list[Failure]:
     """The address of the study goes to the job in its command."""
-    if url is None or not re.search(r"//[^/@]*:[^/@]*@|password=", url):
+    if url is None or not re.search(r"//[^?]*:[^?]*@|password=", url):
         return []
     return [Failure("--study-url holds a password, which everybody on the cluster would see", "send --env PGPASSWORD")]
 

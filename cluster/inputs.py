@@ -1,5 +1,6 @@
 """The files that a search reads, sorted by how they get to a cluster: with the project, or by being there already."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def with_inputs(package: Package, configs: Sequence[Config]) -> tuple[Package, l
     """The package with what the configs name inside the project, and the full paths that every node must have."""
     elsewhere: list[str] = []
     for path in dict.fromkeys(path for config in configs for path in named_paths(config)):
-        place = Path(path).expanduser()
+        place = Path(os.path.expanduser(path))
         if place.is_absolute():
             elsewhere.append(str(place))
             continue

@@ -102,10 +102,14 @@ def caches_below(storage: str) -> str | None:
 
 def requirements(file: str) -> list[str]:
     """The packages that a file of requirements names. Raises RequestError where there is none."""
-    path = Path(file).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(file))
+    if not os.path.isfile(path):
         raise RequestError(f"{file}: expected a file of requirements, found none")
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file}: expected a file of requirements as UTF-8 text: {error}") from error
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
 

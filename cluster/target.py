@@ -57,7 +57,7 @@ def token_here() -> str | None:
     if told := os.environ.get("RAY_AUTH_TOKEN"):
         return told.strip()
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named or "~/.ray/auth_token").expanduser()
-    if named and not file.is_file():
+    file = Path(os.path.expanduser(named or "~/.ray/auth_token"))
+    if named and not os.path.isfile(file):
         raise RequestError(f"RAY_AUTH_TOKEN_PATH names {named}, which is no file")
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None

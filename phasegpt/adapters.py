@@ -5,6 +5,7 @@ needs nothing else to be opened again. Knows nothing of training.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,22 +15,23 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.save_and_load import get_peft_model_state_dict
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from phasegpt.adapter_config import ADAPTER_CONFIG, read_plain_lora
 from phasegpt.base_model import ModelError
-from phasegpt.files import file_sha256, read_json, text_sha256, write_json
+from phasegpt.config_errors import one_line
+from phasegpt.files import file_sha256, open_file, read_json, text_sha256, write_json
 
 POLICY = "policy"
 REFERENCE = "reference"
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PHASE_FILE = "phase_branch.safetensors"
 PHASE_SETTINGS = "phase_branch.json"
 BASE_RECORD = "base_model.json"
-NOT_PLAIN = ("use_dora", "modules_to_save", "megatron_config")  # PEFT imports the module that the last one names
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,15 @@ class SavedBranch:
 def check_adapter(folder: Path, base: str) -> None:
     """Raises ModelError where `folder` holds no plain LoRA adapter in safetensors, or one of another base model."""
     config_file = folder / ADAPTER_CONFIG
-    if not config_file.is_file() or not (folder / ADAPTER_FILE).is_file():
+    if not os.path.isfile(config_file) or not os.path.isfile(folder / ADAPTER_FILE):
         raise ModelError(
             f"{folder} is no adapter ({ADAPTER_CONFIG} and {ADAPTER_FILE} are expected there); "
             f"make one with: python train.py --config configs/v14/v12_lora.yaml"
         )
-    try:
-        settings = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{config_file} is not JSON: {error}") from error
-    if settings.get("peft_type") != "LORA":
-        raise ModelError(f"{folder} holds a {settings.get('peft_type')} adapter; only LORA is supported")
-    if odd := [key for key in NOT_PLAIN if settings.get(key)]:
-        raise ModelError(f"{folder} is no plain LoRA adapter: {', '.join(odd)} is set in {ADAPTER_CONFIG}")
-    made_for = _recorded(folder).get("address") or settings.get("base_model_name_or_path")
+    settings = read_plain_lora(folder)
+    made_for = _recorded(folder).get("address") or settings.base_model_name_or_path
     if made_for and Path(made_for).name != Path(base).name:
-        raise ModelError(f"{folder} was made for the base model {made_for}, not for {base}")
+        raise ModelError(one_line(f"{folder} was made for the base model {made_for}, not for {base}"))
 
 
 def write_base_record(folder: Path, address: str, identity: str) -> None:
@@ -84,16 +79,21 @@ def write_base_record(folder: Path, address: str, identity: str) -> None:
 
 def base_of(folder: Path) -> str:
     """The base model that an adapter names: in its record, which a version of the registry has, else as PEFT does."""
-    try:
-        return str(_recorded(folder).get("address") or read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"])
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{folder / ADAPTER_CONFIG} names no base model ({error}); save the adapter again") from error
+    named = _recorded(folder).get("address") or read_plain_lora(folder).base_model_name_or_path
+    if not named:
+        raise ModelError(f"{folder / ADAPTER_CONFIG} names no base model; save the adapter again")
+    return named
 
 
 def _recorded(folder: Path) -> dict[str, str]:
     """{address, identity} of the base model as `write_base_record` wrote them; empty for an adapter without."""
     file = folder / BASE_RECORD
-    return dict(read_json(file)) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        return TypeAdapter(dict[str, str]).validate_python(read_json(file))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} is damaged; expected the address and the identity of a base model") from error
 
 
 def _check_identity(folder: Path, base: str, identity: str) -> None:
@@ -174,8 +174,12 @@ def read_branch(folder: Path) -> SavedBranch | None:
     """The phase branch that an adapter was trained with, or None."""
     if not (folder / PHASE_FILE).is_file():
         return None
-    stored = read_json(folder / PHASE_SETTINGS)
-    return SavedBranch(PhaseSettings(**{**stored, "layers": tuple(stored["layers"])}), load_file(folder / PHASE_FILE))
+    try:
+        with open_file(folder / PHASE_SETTINGS) as file:
+            settings = TypeAdapter(PhaseSettings).validate_json(file.read(), strict=True)
+        return SavedBranch(settings, load_file(folder / PHASE_FILE))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the phase branch is damaged: {' '.join(str(error).split())[:300]}") from error
 
 
 def adapter_hash(folder: Path) -> str:

@@ -25,9 +25,9 @@ def resolve_base(name: str, root: Path) -> Path:
             return ensure_bundled()
         except BundledModelError as error:
             raise ModelError(f"model.base_model: {error}") from error
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     for candidate in (folder if folder.is_absolute() else root / folder, folder):
-        if (candidate / "config.json").is_file():
+        if os.path.isfile(candidate / "config.json"):
             return candidate
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
@@ -62,7 +62,8 @@ def _fetch_from_hub(name: str) -> Path:
 def base_address(name: str, root: Path) -> str:
     """A base model's name as it holds from any working directory: that of a folder is its absolute path."""
     folder = resolve_base(name, root)
-    named = (root / Path(name).expanduser(), Path(name).expanduser())
+    plain = Path(os.path.expanduser(name))
+    named = (root / plain, plain)
     return os.path.abspath(folder) if name != BUNDLED and folder in named else name
 
 

@@ -5,6 +5,7 @@ on, and is read, from that file alone. Knows nothing of pages, nor of what votes
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -153,7 +154,7 @@ class Votes:
 
 def read_votes(path: Path) -> Votes:
     """The votes in a file. Raises BlindError where there are none, OSError where there is no such file."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BlindError(f"{path}: there is no such file of votes")
     try:
         entries = read_lines(path)[0]
@@ -161,7 +162,10 @@ def read_votes(path: Path) -> Votes:
         raise BlindError(f"{error}; expected votes of compare --blind") from error
     if not entries or entries[0].get("kind") != "ballot":
         raise BlindError(f"{path}: expected votes of compare --blind, found something else")
-    return Votes(path, Ballot.from_dict(entries[0]["ballot"]), entries[1:])
+    try:
+        return Votes(path, Ballot.from_dict(entries[0]["ballot"]), entries[1:])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BlindError(f"{path}: expected votes of compare --blind, found others ({error!r:.100})") from error
 
 
 @contextmanager

@@ -51,6 +51,8 @@ def misused(options: argparse.Namespace) -> str:
         return f"compare {options.a}: with what? name a second model, B"
     if options.a and options.votes and (options.out or not options.blind):
         return "--votes: beside A and B it needs --blind, and no --out; without A and B it tells what the votes say"
+    if options.seed < 0:
+        return f"--seed {options.seed}: expected 0 or more"
     if not 0 <= options.port < 65536:
         return f"--port {options.port}: expected a number from 0 to 65535"
     return ""

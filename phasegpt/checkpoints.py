@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from phasegpt.adapters import ADAPTER_CONFIG, base_of, check_adapter
+from phasegpt.adapter_config import ADAPTER_CONFIG
+from phasegpt.adapters import base_of, check_adapter
 from phasegpt.base_model import BUNDLED, ModelError
 from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config import Config
 from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import BASELINE, REFERENCE, REGISTRY, is_registered
+from phasegpt.credentials import without_credentials
 from phasegpt.evaluate import generate
 from phasegpt.files import whole_folder
 from phasegpt.models import Policy, load_base, load_policy
@@ -57,7 +59,9 @@ def locate(address: str, work: Path, uri: str | None = None) -> Checkpoint:
         return _registered(pinned(address, uri), work, uri)
     if RUN_ID.fullmatch(address):
         return _of_run(address, work, uri)
-    folder = next((place for place in (Path(address).expanduser(), resolve(address)) if place.is_dir()), None)
+    folder = next(
+        (place for place in (Path(os.path.expanduser(address)), resolve(address)) if os.path.isdir(place)), None
+    )
     if folder is not None and not (folder / "config.json").is_file():
         return _in_folder(address, folder)
     if folder is None and not _is_model_name(address):
@@ -212,7 +216,7 @@ def _adapter_folder(folder: Path) -> Path:
 
 def _is_model_name(address: str) -> bool:
     """Whether an address that is no folder can name a base model: the bundled one, or OWNER/NAME on the hub."""
-    is_in_a_folder = any(path.parent.is_dir() for path in (Path(address), resolve(address)))
+    is_in_a_folder = any(os.path.isdir(path.parent) for path in (Path(address), resolve(address)))
     return address == BUNDLED or (address.count("/") == 1 and not is_in_a_folder)
 
 
@@ -229,7 +233,8 @@ def _fetch_run(run_id: str, work: Path, uri: str | None) -> Path:
         for part in sorted(kept & {"adapter", "config", "result"}):
             _download(client, f"{run.info.artifact_uri}/{part}", folder)
     except (MlflowException, OSError) as error:
-        raise ModelError(f"{run_id}: MLflow has no such run ({error}); --tracking-uri names another MLflow") from error
+        said = without_credentials(str(error))
+        raise ModelError(f"{run_id}: MLflow has no such run ({said}); --tracking-uri names another MLflow") from error
     return folder
 
 
@@ -253,4 +258,5 @@ def _client(uri: str | None) -> "MlflowClient":
 
 
 def _no_such_model(address: str, error: Exception) -> ModelError:
-    return ModelError(f"{address}: the registry has no such model ({error}); run a search first")
+    said = without_credentials(str(error))
+    return ModelError(f"{address}: the registry has no such model ({said}); run a search first")

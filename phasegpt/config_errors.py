@@ -47,7 +47,12 @@ class Problem:
 
     def __str__(self) -> str:
         text = ": ".join(part for part in (self.place, show(self.path), self.message) if part)
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+        return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks and other unprintable characters escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class ConfigError(ValueError):

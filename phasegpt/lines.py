@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phasegpt.files import whole_file
+from phasegpt.files import open_file, whole_file
 
 log = logging.getLogger("phasegpt")
 Entry = dict[str, Any]
@@ -45,7 +45,7 @@ def read_lines(path: Path) -> tuple[list[Entry], int]:
 
     A torn last line is not counted. Raises DamagedLineError for any other that is damaged.
     """
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = _content(path).splitlines(keepends=True)
     entries: list[Entry] = []
     for number, line in enumerate(lines, 1):
         entry = _parse(line)
@@ -54,6 +54,14 @@ def read_lines(path: Path) -> tuple[list[Entry], int]:
         elif number < len(lines):
             raise DamagedLineError(f"{path}:{number}: this line is damaged (its checksum does not fit)")
     return entries, sum(map(len, lines[: len(entries)]))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open_file(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def cut_torn_line(path: Path) -> None:
@@ -79,5 +87,5 @@ def _parse(line: bytes) -> Entry | None:
         row = json.loads(line)
         entry: Entry = row["event"]
         return entry if row["sum"] == _checksum(entry) and line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

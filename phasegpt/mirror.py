@@ -133,7 +133,7 @@ class Mirror:
 
 def _files(place: Path) -> list[Path]:
     paths = [place] if place.is_file() else place.rglob("*") if place.is_dir() else []
-    return [path for path in paths if path.is_file() and _travels(path.relative_to(place.parent))]
+    return [p for p in paths if p.is_file() and not p.is_symlink() and _travels(p.relative_to(place.parent))]
 
 
 def _travels(path: Path) -> bool:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -49,6 +51,12 @@ from phasegpt.phase_state import PhaseAttentionError
 # PEFT 0.21 asks transformers 5.23 for an attribute that has a new name; its users can do nothing about it
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 log = logging.getLogger("phasegpt")
+UNLOADABLE = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError, SafetensorError,
+    StrictDataclassError,
+)  # fmt: skip
+"""What transformers raises on a model folder that is damaged, or that asks for code of its own."""
+
 disable_progress_bar()  # loading takes under a second, and the terminal belongs to the search
 
 
@@ -97,8 +105,9 @@ def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device:
             folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, attn_implementation=attention
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.base_model: {folder} cannot be loaded: {error}") from error
+    except UNLOADABLE as error:
+        said = " ".join(str(error).split())[:500]
+        raise ModelError(f"model.base_model: {folder} cannot be loaded: {type(error).__name__}: {said}") from error
     check_packable(model.config)
     if tokenizer.chat_template is None:
         raise ModelError(f"model.base_model: {name} has no chat template; take an instruction-tuned model")

@@ -6,16 +6,20 @@ that of one row.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phasegpt.files import open_file
 from phasegpt.findings import Finding, shown, warning
 
 FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
 LONG_LINE = 64 * 1024
+LONGEST_LINE = 16 * 2**20
+"""Bytes of a line behind which nothing more is read: a file without line ends would be read into memory whole."""
 ANSWERS = ("chosen", "rejected", "completion")
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 
@@ -35,7 +39,7 @@ def read_rows(source: Path | str) -> Iterator[Row]:
     A Path is a file. A text may also be the id of a hub dataset, `owner/name` or `owner/name:split`; the split is
     train unless named.
     """
-    hub = None if isinstance(source, Path) or Path(source).exists() else _hub_id(source)
+    hub = None if isinstance(source, Path) or os.path.exists(source) else _hub_id(source)
     if hub:
         rows = _from_datasets(hub[0], split=hub[1] or "train")
     elif Path(source).suffix == ".parquet":
@@ -54,8 +58,14 @@ def _hub_id(source: str) -> tuple[str, str | None] | None:
 def _json_lines(path: Path) -> Iterator[Row]:
     """One object a line; blank lines are passed over."""
     try:
-        with path.open("rb") as lines:
-            yield from (_parsed(line, raw) for line, raw in enumerate(lines, start=1) if raw.strip())
+        with open_file(path) as file:
+            for line, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+                if len(raw) > LONGEST_LINE:
+                    message = f"a line of more than {LONGEST_LINE:,} bytes; expected one JSON object a line"
+                    yield Row(line, None, (Finding(line, "endless_line", message),))
+                    return
+                if raw.strip():
+                    yield _parsed(line, raw)
     except OSError as error:
         yield Row(0, None, (Finding(None, "unreadable", f"cannot be read: {error.strerror}"),))
 

@@ -5,6 +5,7 @@ words, and says so.
 """
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class TemplateCounter:
 
 def token_counter(base_model: str, root: Path) -> TokenCounter:
     """The counter of a base model: its own where its folder is at hand (nothing is fetched), else one by words."""
-    folder = bundled_folder() if base_model == BUNDLED else root / Path(base_model).expanduser()
+    folder = bundled_folder() if base_model == BUNDLED else root / os.path.expanduser(base_model)
     template = _template(folder)
     if template is None or not (folder / "tokenizer.json").is_file():
         return WordCounter()
@@ -117,6 +118,6 @@ def _template(folder: Path) -> "Template | None":
     try:
         template = environment.from_string(source)
         template.render(messages=[{"role": "user", "content": "?"}], **_special_tokens(folder))
-    except TemplateError:
+    except (TemplateError, ArithmeticError, TypeError, ValueError, RecursionError):
         return None
     return template

@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -137,7 +138,13 @@ def train(
     trainer.add_callback(_Hooks(trainer, on_log, after_save))
     if dynamics is not None:
         trainer.add_callback(dynamics.telling(trainer.step_values.append))
-    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    try:
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{newest}: {OPTIMIZER} or {SCHEDULER} is damaged, or holds more than tensors and numbers; "
+            f"remove that folder, and the run goes on from the checkpoint before it"
+        ) from error
     return int(trainer.state.global_step)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from phasegpt.config_errors import ConfigError, Problem
+from phasegpt.files import open_file
 from phasegpt.key_paths import KeyPath
 
 MAX_BYTES = 1_000_000
@@ -44,7 +45,7 @@ class Reading:
 def read_file(path: Path) -> Reading:
     """The YAML file at `path` (UTF-8, at most 1 MB); places are `path:line`. Unreadable is a ConfigError."""
     try:
-        with path.open("rb") as handle:
+        with open_file(path) as handle:
             data = handle.read(MAX_BYTES + 1)
     except OSError as error:
         message = f"cannot be read ({error.strerror}); give the path of a YAML file"

@@ -5,6 +5,7 @@ knows of clusters that grow.
 """
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +49,9 @@ class Ask:
         wrong = [
             f"--{name} {value:g}: expected a number above 0"
             for name, value in (("cpus-per-worker", ask.cpus), ("min-workers", ask.least))
-            if value is not None and value <= 0
+            if value is not None and not 0 < value < math.inf
         ]
-        if ask.gpus is not None and (ask.gpus < 0 or (ask.gpus > 1 and ask.gpus % 1)):
+        if ask.gpus is not None and not (0 <= ask.gpus <= 1 or ask.gpus % 1 == 0 < ask.gpus):
             wrong.append(f"--gpus-per-worker {ask.gpus:g}: expected a whole number, or a fraction of one GPU")
         if ask.least is not None and ask.least > ask.workers:
             wrong.append(f"--min-workers {ask.least}: expected at most the number of workers, {ask.workers}")

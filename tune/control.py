@@ -69,8 +69,6 @@ def _verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Do what was asked: 0, or 2 with one message."""
-    from tune.request import RequestError
-
     options = parser().parse_args(argv)
     try:
         whole = options.verb in ("clone", "clean")
@@ -81,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
             return _clean(request, options.dry_run)
         command = _command(options, request)
         _give(request, command)
-    except RequestError as error:
+    except (OSError, ValueError) as error:  # no such search, or a file of it that is damaged
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     sys.stdout.write(f"{request.name}: {command}\n{_when(request)}\n")
@@ -93,8 +91,10 @@ def find(name: str, track: str | None, storage: str | None, *, with_checkpoints:
 
     Raises RequestError where there is none or more than one.
     """
-    from tune.request import RequestError, SearchPlaces, bring, resumed_request, storage_folder
+    from tune.request import NAME, RequestError, SearchPlaces, bring, resumed_request, storage_folder
 
+    if not NAME.fullmatch(name):
+        raise RequestError(f"{name!r:.100}: no search can have this name")
     folder = storage_folder(storage)
     places = [SearchPlaces(folder, t, name) for t in TRACKS if t in (track or t)]
     for place in places:

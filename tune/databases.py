@@ -31,12 +31,15 @@ def require_driver(uri: str) -> None:
 
     scheme = uri.partition(":")[0]
     try:
-        make_url(uri).get_dialect().import_dbapi()
+        url = make_url(uri)
+        url.get_dialect().import_dbapi()
     except ImportError as error:
         cure = EXTRA if scheme.startswith("postgresql") else f"pip install the driver of {scheme}"
         raise DatabaseError(f"{scheme}://: the Python package {error.name} is not installed; {cure}") from error
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise DatabaseError(f"{scheme}: expected an address as postgresql://user@host/database") from error
+    if "@" in (url.host or ""):  # it would be shown as part of the host
+        raise DatabaseError(f"{scheme}: write a password's @ as %40 and its / as %2F, or give it as PGPASSWORD")
 
 
 def require_postgresql(url: str) -> None:

@@ -10,7 +10,6 @@ raises.
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -55,12 +54,6 @@ def artifact_location(uri: str) -> str | None:
     if uri.startswith("sqlite:///"):
         return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
     return (project_root() / "mlartifacts").as_uri() if is_database(uri) else None
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user:password@ of every address in it taken out, and the password where it stands in a query."""
-    text = re.sub(r"://(?:[^/\s]*|[^/\s@]*:(?!\d+/)[^\s@]*)@", "://", text)
-    return re.sub(r"([?&](?:password|sslpassword)=)[^&\s]*", r"\1", text)
 
 
 def open_client(uri: str) -> "MlflowClient":

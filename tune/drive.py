@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from phasegpt.config_io import project_root
+from phasegpt.credentials import without_credentials
 from phasegpt.files import read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
@@ -26,7 +27,7 @@ from tune.capacity import Ask, Node, Slots, chosen, slots
 from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
 from tune.databases import held
-from tune.delivery import tracking_uri, without_credentials
+from tune.delivery import tracking_uri
 from tune.ending import ending
 from tune.finalists import most_finals
 from tune.keepsakes import leave

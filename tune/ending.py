@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from phasegpt.config_io import project_root
+from phasegpt.credentials import without_credentials
 from phasegpt.metrics.declared import GUARDS
 from phasegpt.mirror import address_of
 from phasegpt.statistics import Gain
 from tune.console import number, short_name
-from tune.delivery import tracking_uri, without_credentials
+from tune.delivery import tracking_uri
 from tune.request import Request
 
 MADE_FOR = Path(__file__).resolve().parents[1]

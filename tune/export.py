@@ -68,7 +68,7 @@ def _check_branch(adapter: Path, address: str, *, merged: bool) -> None:
 
 def _copy_adapter(adapter: Path, to: Path) -> None:
     """The adapter, on a base model that the hub knows where it has one there."""
-    from phasegpt.adapters import ADAPTER_CONFIG
+    from phasegpt.adapter_config import ADAPTER_CONFIG
 
     shutil.copytree(adapter, to, dirs_exist_ok=True)
     settings = read_json(to / ADAPTER_CONFIG)

@@ -46,12 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Look, draw and tell: 0, or 2 with one message."""
     options = parser().parse_args(argv)
     from tune.insight_summary import look, picture_folder
-    from tune.request import RequestError
 
     try:
         request = find(options.name, options.track, options.storage)
         insight, pictures = look(request, Path(options.out or picture_folder(request.places)), options.map)
-    except RequestError as error:
+    except (OSError, ValueError) as error:  # no such search, a file of it that is damaged, or nowhere to write
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     if options.json:

@@ -16,8 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from phasegpt.credentials import without_credentials
 from phasegpt.lines import append
-from tune.delivery import Delivery, without_credentials
+from tune.delivery import Delivery
 from tune.refusal import hopeless, reason, unauthorized
 from tune.spool import LEAVE, Event, Progress, mend, set_aside, take_lock, told_metrics, unfinished
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from phasegpt.config_io import TRACKS, project_root
+from phasegpt.credentials import without_credentials
 from tune.decision_notes import notes_of, now, who
-from tune.delivery import open_client, tracking_uri, without_credentials
+from tune.delivery import open_client, tracking_uri
 from tune.gate import Candidate, Champion, Decision, Evidence, RegistryError, decide, model_name
 from tune.registry_text import list_text, listed, show_text, shown
 from tune.seat import Seat, claim, out_of_step, publish, read_seat, write_notes
@@ -193,15 +194,13 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m tune.registry`: exit 0, or 2 with one message where there is no such thing or the gate says no."""
     given = _parser().parse_args(arguments)
-    client = open_client(tracking_uri(project_root(), given.tracking_uri))
     from mlflow.exceptions import MlflowException
-
-    from phasegpt.base_model import ModelError
 
     answer = cast("Callable[[MlflowClient, argparse.Namespace], str]", given.answer)
     try:
+        client = open_client(tracking_uri(project_root(), given.tracking_uri))
         sys.stdout.write(f"{answer(client, given)}\n")
-    except (RegistryError, ModelError, MlflowException, OSError) as error:
+    except (ValueError, MlflowException, OSError) as error:  # RegistryError, ModelError, a damaged version
         sys.stderr.write(f"{without_credentials(str(error))}\n")
         return 2
     return 0

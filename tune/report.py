@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(_answers(options) + "\n")
             return DONE
         page, said = _compare(options) if options.compare else _report(options)
-    except ValueError as error:  # no such search, or a file of it that is damaged
+    except (OSError, ValueError) as error:  # no such search, a file of it that is damaged, or nowhere to write
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     if options.json:

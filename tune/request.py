@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from phasegpt.answers import couples_of, read_preferences, split_preferences
 from phasegpt.config import Config, value_at
 from phasegpt.config_errors import ConfigError
@@ -159,7 +161,7 @@ def choose_profile(asked: str, gpu: bool, *, own: bool = False) -> tuple[str | N
 
 def is_own_file(config: str | None) -> bool:
     """Whether a config is a file of the user's, none of those that come with the code."""
-    return config is not None and not Path(config).resolve().is_relative_to(SHIPPED)
+    return config is not None and not Path(os.path.realpath(config)).is_relative_to(SHIPPED)
 
 
 def new_request(
@@ -212,16 +214,38 @@ def resumed_request(track: str, name: str, storage: str | None = None, study_url
         raise RequestError(
             f"--resume {name}: no such search in {_shown(places)}; there are: {', '.join(known) or 'none'}"
         )
-    kept = read_json(places.request)
-    kept["config"]["search"].setdefault("keep", "all")  # a search that began before there was the rule removes nothing
+    kept = _read_kept(places.request)
+    kept.config["search"].setdefault("keep", "all")  # a search that began before there was the rule removes nothing
     try:
-        config = Tree(str(places.request), kept["config"], {}).typed()
+        config = Tree(str(places.request), kept.config, {}).typed()
     except ConfigError as error:
         raise RequestError(str(error)) from error
-    data = check_data(config)
-    arms = tuple(Arm(**arm) for arm in kept.get("arms", ()))
-    url, reason = study_url or kept.get("study_url"), f"going on with {name}"
-    return Request(track, name, config, kept["profile"], reason, places, True, data, arms=arms, study_url=url)
+    data, url = check_data(config), study_url or kept.study_url
+    if url is not None:
+        require_postgresql(url)
+    reason = f"going on with {name}"
+    return Request(track, name, config, kept.profile, reason, places, True, data, arms=kept.arms, study_url=url)
+
+
+class _Kept(BaseModel):
+    """What `Request.save` keeps, as it is read back."""
+
+    config: dict[str, Any]
+    profile: str | None
+    arms: tuple[Arm, ...] = ()
+    study_url: str | None = None
+
+
+def _read_kept(file: Path) -> _Kept:
+    """Raises RequestError where a file is not what `Request.save` wrote."""
+    try:
+        kept = _Kept.model_validate(read_json(file))
+    except (OSError, ValueError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise RequestError(f"{file}: expected what was asked of a search: {said}; put it back from a copy") from error
+    if not isinstance(kept.config.get("search"), dict):
+        raise RequestError(f"{file}: expected a config with a search block; put it back from a copy")
+    return kept
 
 
 def storage_folder(asked: str | None) -> Path:
@@ -231,12 +255,24 @@ def storage_folder(asked: str | None) -> Path:
     if is_address(asked):
         try:
             return mirror_folder(asked)
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             raise RequestError(f"--storage {error}") from error
     folder = Path(os.path.abspath(os.path.expanduser(asked)))
-    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise RequestError(f"--storage {asked}: expected a folder that can be written to")
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not (os.path.isdir(there) and os.access(there, os.W_OK)) or not _can_be_named(folder):
+        raise RequestError(f"--storage {asked:.200}: expected a folder that can be written to")
     return folder
+
+
+def _can_be_named(folder: Path) -> bool:
+    """Whether there can be a folder of this name: its parts are not too long."""
+    try:
+        os.lstat(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def bring(places: SearchPlaces, *, with_checkpoints: bool = False) -> None:

@@ -110,7 +110,7 @@ def restore(places: "SearchPlaces", *, with_checkpoints: bool = False) -> None:
                 lay(mirror, places, packed, with_checkpoints=with_checkpoints)
     except Timeout:
         return
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise StorageError(mirror.store.trouble(error)) from error
 
 
@@ -129,13 +129,15 @@ def _job_logs(mirror: Mirror, places: "SearchPlaces") -> list[Path]:
 
 def _unpack(packed: bytes, folder: Path, mirror: Mirror) -> None:
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        if odd := [name for name in archive.namelist() if name != Path(name).name or name.startswith(".")]:
+            raise zipfile.BadZipFile(f"{STATE} holds {odd[0]!r:.100}, which is no file of a search")
         content = {name: archive.read(name) for name in archive.namelist()}
     writer, own = json.loads(content.pop(WRITER, b"{}")), folder / WRITER
     if own.is_file() and read_json(own) == writer:
         return  # nobody has gone on with it elsewhere: what is here is as new
     own.unlink(missing_ok=True)
     for name, data in content.items():
-        with whole_file(folder / Path(name).name) as stage:
+        with whole_file(folder / name) as stage:
             stage.write_bytes(data)
     if SPOOL in content:
         take_over(folder / SPOOL, writer.get("folder", ""), str(mirror.folder.resolve()))

@@ -6,6 +6,7 @@ Who writes a spool sends it as well; here goes what was left behind. Knows spool
 import argparse
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -87,7 +88,7 @@ def spools(storage: Path) -> list[Path]:
 
 def find_spool(word: str, track: str | None, storage: Path) -> Path:
     """The spool of a folder, or of a search or run by its name. Raises TrackingError where there is none, or two."""
-    if Path(word).is_dir():
+    if os.path.isdir(word):
         return Path(word) / SPOOL
     named = [spool for spool in spools(storage) if spool.parent.name == word]
     found = [spool for spool in named if track is None or spool.parent.parent.name == f"track_{track}"]
@@ -175,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = _found(given)
         return _status(found, given.json) if given.verb == "status" else _sync(found, given.tracking_uri)
-    except ValueError as error:  # a spool, a name, a storage folder or a database that cannot be used
+    except (OSError, ValueError) as error:  # a spool, a name, a storage folder or a database that cannot be used
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
 
@@ -197,7 +198,7 @@ def _seen(spool: Path) -> Spooled | None:
     """A spool among others: one that is damaged is named and passed over."""
     try:
         return look(spool)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         _say(str(error))
         return None
 

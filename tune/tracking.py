@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from phasegpt.credentials import without_credentials
 from tune.databases import require_driver
 from tune.datasets import Dataset
-from tune.delivery import Delivery, without_credentials
+from tune.delivery import Delivery
 from tune.outbox import Outbox
 from tune.process_load import SYSTEM
 from tune.wandb_sink import WandbSink

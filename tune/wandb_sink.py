@@ -18,8 +18,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from phasegpt.credentials import without_credentials
 from phasegpt.files import read_json, write_json
-from tune.delivery import without_credentials
 from tune.spool import TrackingError
 
 log = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from phasegpt.checkpoint_files import ADAPTER, last_adapter
+from phasegpt.credentials import without_credentials
 from phasegpt.files import whole_folder
 from tune.delivery import RUN_KEY, open_client
 from tune.jobs import trial_name
@@ -51,7 +52,8 @@ def _fetch(request: Request, trial: int, uri: str, folder: Path) -> None:
         key = f"{request.name}/{trial_name(trial)}"
         runs = found and client.search_runs([found.experiment_id], f"tags.`{RUN_KEY}` = '{key}'", max_results=1)
     except MlflowException as error:
-        raise ValueError(f"MLflow does not answer ({error}); --tracking-uri names another") from error
+        said = without_credentials(str(error))
+        raise ValueError(f"MLflow does not answer ({said}); --tracking-uri names another") from error
     if not runs:
         raise ValueError(f"MLflow has no run {key} in {experiment}; --tracking-uri names another MLflow")
     with tempfile.TemporaryDirectory() as work, whole_folder(folder / ADAPTER) as stage:

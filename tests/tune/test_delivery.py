@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from phasegpt.config_io import project_root
-from tune.delivery import artifact_location, tracking_uri, without_credentials
+from phasegpt.credentials import without_credentials
+from tune.delivery import artifact_location, tracking_uri
 
 
 def test_the_address_is_the_given_one_then_the_environments_then_a_file(
