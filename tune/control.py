@@ -69,6 +69,7 @@ def _verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Do what was asked: 0, or 2 with one message."""
+    from phasegpt.files import DamagedError
     from tune.request import RequestError
 
     options = parser().parse_args(argv)
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
             return _clean(request, options.dry_run)
         command = _command(options, request)
         _give(request, command)
-    except RequestError as error:
+    except (RequestError, DamagedError) as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     sys.stdout.write(f"{request.name}: {command}\n{_when(request)}\n")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from phasegpt.config_io import project_root
-from phasegpt.files import read_json, write_json
+from phasegpt.files import DamagedError, is_full, read_json, remove_stages, write_json
 from phasegpt.logs import log_to
 from tune import environment
 from tune.backup import BusyError, kept
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
+LAST_WORDS, LAST_WORDS_IN_HASTE = 60.0, 5.0
+"""How many seconds MLflow is left to take what waits, at the end and after a second Ctrl-C."""
 
 log = logging.getLogger("phasegpt")
 Trainable = Callable[[Mapping[str, Any]], None]
@@ -69,9 +71,28 @@ def drive(
         ):
             if not alone:
                 raise _busy(request)
+            if family is None and not request.resumed and request.places.request.exists():
+                raise RequestError(f"{request.name} was begun by another process meanwhile; take another --name")
             return _run_alone(request, options, trainable, family)
     except (Timeout, BusyError):
         raise _busy(request) from None
+    except KeyboardInterrupt:
+        say_how_to_go_on(request, options, family)
+        return INTERRUPTED
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(f"{request.name}: the storage takes no more: {error}", file=sys.stderr)
+        say_how_to_go_on(request, options, family)
+        return NO_RESULT
+
+
+def say_how_to_go_on(request: Request, options: argparse.Namespace, family: str | None) -> None:
+    """Print the command, on stderr: whoever asked for --json wants to know as well."""
+    track, name = (request.track, request.name) if family is None else ("all", family)
+    command = shlex.join(["python", "-m", "tune.search", *resume_arguments(track, name, options)])
+    print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
+    print(f"  {command}", file=sys.stderr)
 
 
 def _busy(request: Request) -> RequestError:
@@ -80,7 +101,9 @@ def _busy(request: Request) -> RequestError:
 
 def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None, family: str | None) -> int:
     environment.prepare(own_cluster=options.address is None)
-    if not request.resumed:
+    if request.resumed:
+        _mend(request)
+    else:
         request.save()
     log.propagate = False  # the terminal belongs to the console
     _keep_data_checks(request)
@@ -93,12 +116,32 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
         console.say(left)
     uri = tracking_uri(project_root(), options.tracking_uri)
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
+    patience = LAST_WORDS
     try:
         return _Drive(request, options, family, console, tracker, uri).run(trainable)
+    except KeyboardInterrupt:
+        patience = LAST_WORDS_IN_HASTE
+        tracker.finish(request.name, "KILLED")
+        raise
     finally:
-        waiting = tracker.close(timeout=60)
+        waiting = tracker.close(patience)
         if waiting:
             console.say(unsent(waiting, tracker.trouble, request.places.folder))
+
+
+def _mend(request: Request) -> None:
+    """Remove what a killed process was writing. Raises DamagedError where a result is not what was written."""
+    places = request.places
+    for folder in (places.folder, places.results, places.checkpoints):
+        remove_stages(folder)
+    for result in sorted(places.results.glob("*.json")):
+        try:
+            read_json(result)
+        except DamagedError as error:
+            cause, run = str(error).rpartition(";")[0], f"{request.name}/{result.stem}"
+            raise DamagedError(
+                f"{cause}; put it back from a copy, such as result/{result.name} of the run {run} in MLflow"
+            ) from error
 
 
 def jobs_of(request: Request) -> int:
@@ -150,7 +193,7 @@ class _Drive:
             self._describe("Interrupted.")
             self._record(request.places.log)
             self.tracker.finish(request.name, "KILLED")
-            return self._interrupted()
+            return self._stopped(searcher)
         return self._end_ablation(searcher) if request.arms else self._end(searcher)
 
     def _room(self, nodes: Sequence[Node], ask: Ask) -> Slots:
@@ -174,14 +217,12 @@ class _Drive:
 
         return Sweep(self.request.places, self.request.config.search.keep, searcher.study)
 
-    def _interrupted(self) -> int:
-        """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
-        own = (self.request.track, self.request.name)
-        track, name = own if self.family is None else ("all", self.family)
-        command = shlex.join(["python", "-m", "tune.search", *resume_arguments(track, name, self.options)])
-        print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
-        print(f"  {command}", file=sys.stderr)
-        return INTERRUPTED
+    def _stopped(self, searcher: "JobSearcher") -> int:
+        """Says how to go on, and why that is needed where nobody asked for a stop."""
+        if searcher.trouble:
+            print(f"{self.request.name}: {searcher.trouble}", file=sys.stderr)
+        say_how_to_go_on(self.request, self.options, self.family)
+        return NO_RESULT if searcher.trouble else INTERRUPTED
 
     def _end(self, searcher: "JobSearcher") -> int:
         from tune.conclude import conclude, final_results, summary, write_summary

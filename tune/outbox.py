@@ -17,7 +17,7 @@ from typing import Any
 from phasegpt.lines import append
 from tune.delivery import Delivery, without_credentials
 from tune.refusal import hopeless, reason, unauthorized
-from tune.spool import LEAVE, Event, Progress, mend, set_aside, take_lock, told_metrics, unfinished
+from tune.spool import LEAVE, Event, Progress, endings, mend, set_aside, take_lock, told_metrics, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 class Outbox:
     """What waits for MLflow. `left` holds the keys of runs that earlier writers of the spool began and did not end,
-    `told` the metrics that they said of those, `trouble` why events wait now, as the last
+    `told` the metrics that they said of those, `ended` how the others ended, `trouble` why events wait now, as the last
     attempt had it, and `denied` whether that is for want of the right credentials.
 
     Raises TrackingError when made on a damaged spool or one in use; nothing later. While it is open, MLflow's own HTTP
@@ -49,6 +49,9 @@ class Outbox:
             raise
         self._pending = deque(events[self._progress.sent :])
         self.left, self.told = unfinished(events), told_metrics(events)
+        self.ended = endings(events)
+        self._unwritten: deque[Event] = deque()
+        self._full = False
         self._changed = threading.Condition()
         self._hurry_until, self._closing = 0.0, False
         self.trouble, self.denied = "", False
@@ -59,15 +62,24 @@ class Outbox:
         self._thread.start()
 
     def put(self, kind: str, **values: Any) -> None:
-        """Journal an event (fsync) and return; it is sent in its turn."""
+        """Journal an event (fsync) and return; it is sent in its turn. Where the disk is full it waits in memory."""
         event = {"kind": kind, "at": int(time.time() * 1000), **values}
         with self._changed:
+            self._unwritten.append(event)
+            self._write()
+
+    def _write(self) -> None:
+        """Journal what is not yet; an event whose turn comes on a full disk waits for the next one, in order."""
+        while self._unwritten:
             try:
-                append(self._spool, event)
+                append(self._spool, self._unwritten[0])
             except OSError as error:
-                log.error("%s: an event of kind %s is lost, it cannot be written: %s", self._spool, kind, error)
+                if not self._full:
+                    log.error("%s cannot be written: %s; events wait in memory", self._spool, error)
+                self._full = True
                 return
-            self._pending.append(event)
+            self._full = False
+            self._pending.append(self._unwritten.popleft())
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> int:
@@ -81,8 +93,12 @@ class Outbox:
 
     def close(self, timeout: float = 30.0) -> int:
         """Flush, then stop sending; returns how many events wait in the spool for the next Outbox on it."""
+        with self._changed:
+            self._write()
         self.flush(timeout)
         with self._changed:
+            if self._unwritten:
+                log.error("%s: %d events are lost, it cannot be written", self._spool, len(self._unwritten))
             self._closing = True
             self._changed.notify_all()
         self._thread.join(LEAVE)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from phasegpt.config_io import TRACKS, project_root
+from phasegpt.interrupts import run
 from tune.decision_notes import notes_of, now, who
 from tune.delivery import open_client, tracking_uri, without_credentials
 from tune.gate import Candidate, Champion, Decision, Evidence, RegistryError, decide, model_name
@@ -208,4 +209,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -18,6 +18,7 @@ from ray.tune.schedulers import TrialScheduler
 from phasegpt.config import Config
 from phasegpt.config_io import project_root
 from phasegpt.crew import Crew
+from phasegpt.interrupts import heed_termination
 from phasegpt.mirror import address_of, mirror_of
 from tune.amounts import amounts_of
 from tune.capacity import Ask, Node, Slots, type_resource
@@ -61,6 +62,7 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
         )
     else:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    heed_termination()
     try:
         yield living_nodes()
     finally:

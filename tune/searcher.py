@@ -24,7 +24,7 @@ from tune.commands import Commands
 from tune.finalists import OWN, Candidate, choose, violations
 from tune.jobs import Job, arm_job, as_config, baseline_job, final_job, trial_job
 from tune.luggage import fetch, job_paths
-from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
+from tune.reports import ERROR_KEY, FINISHED_KEY, FULL_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
 from tune.study import METRICS, ORIGIN, SAMPLED, WHY, Study
 
 log = logging.getLogger("phasegpt")
@@ -37,6 +37,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     `rungs` are the steps at which cohorts are compared where the scheduler is `halving`. `on_pruned` hears of a trial
     that lost while no job of it ran; it is None until somebody listens. `commands` are what people ask of the search.
+    `trouble` says why the search ends before its end where nobody asked for that.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         self._baselines = [job for job in self.baselines if not self.done(job)]
         self._finals: list[Job] | None = None
         self._stopped: dict[str, str] = {}
+        self.trouble = ""
         self._handed_out_all = False
         self.on_pruned: Callable[[int, str], None] | None = None
         halving = search.scheduler == "halving"
@@ -205,6 +207,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         """A job ended: tell the study which way."""
         job = self.jobs[trial_id]
         how, why = self._how(trial_id, result, error)
+        if result is not None and result.get(FULL_KEY):
+            self._storage_is_full(str(result[FULL_KEY]))
         if self._mirrors and how != "interrupted":
             missing = fetch(job_paths(job, self.spec))
             how, why = ("failed", missing) if missing and how == "complete" else (how, why)
@@ -236,6 +240,12 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         if not error:
             return "interrupted", ""
         return "failed", self.why.get(trial_id, "the worker died")
+
+    def _storage_is_full(self, why: str) -> None:
+        """Every further job would fail by the same: the search stops as by Ctrl-C, once, and can go on later."""
+        if not self.trouble:
+            self.trouble = f"the storage takes no more: {why}"
+            os.kill(os.getpid(), signal.SIGINT)
 
     def on_trial_error(self, trial_id: str) -> None:
         """Part of Ray's interface; errors arrive through `on_trial_complete`."""

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 
 from tune.databases import require_postgresql, spoken
-from tune.journal import cut_torn_tail
+from tune.journal import CheckedJournal
 
 Where = Path | str
 """A journal file, or the address of a database."""
 
 
 def open_study(name: str, where: Where, directions: Sequence[str]) -> optuna.Study:
-    """The study of a name, created where there is none. Raises DatabaseError where the database does not answer."""
+    """The study of a name, created where there is none.
+
+    Raises DatabaseError where the database does not answer, DamagedLineError where the journal is damaged.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if isinstance(where, Path):
         return optuna.create_study(study_name=name, storage=_journal(where), directions=directions, load_if_exists=True)
@@ -55,9 +57,7 @@ def copied(name: str, where: Where, folder: Path) -> Path:
 
 
 def _journal(path: Path) -> BaseStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cut_torn_tail(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(CheckedJournal(path))
 
 
 def _database(url: str) -> BaseStorage:
