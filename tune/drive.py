@@ -7,7 +7,6 @@ is set, which Ray reads when it is imported.
 import argparse
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -18,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from phasegpt.config_io import project_root
-from phasegpt.files import DamagedError, is_full, read_json, remove_stages, write_json
+from phasegpt.files import is_full, read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
 from tune.backup import BusyError, kept
-from tune.capacity import Ask, Node, Slots, chosen, slots
+from tune.capacity import Ask, Node, Slots, slots
 from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
 from tune.databases import held
-from tune.delivery import tracking_uri, without_credentials
+from tune.delivery import tracking_uri
 from tune.ending import ending
 from tune.finalists import most_finals
+from tune.going_on import mend, say_how_to_go_on
 from tune.keepsakes import leave
 from tune.lineage import search_tags
 from tune.machine_load import MachineLoad
@@ -87,14 +87,6 @@ def drive(
         return NO_RESULT
 
 
-def say_how_to_go_on(request: Request, options: argparse.Namespace, family: str | None) -> None:
-    """Print the command, on stderr: whoever asked for --json wants to know as well."""
-    track, name = (request.track, request.name) if family is None else ("all", family)
-    command = shlex.join(["python", "-m", "tune.search", *resume_arguments(track, name, options)])
-    print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
-    print(f"  {command}", file=sys.stderr)
-
-
 def _busy(request: Request) -> RequestError:
     return RequestError(f"{request.name} is being run by another process; wait for it or take another --name")
 
@@ -102,7 +94,7 @@ def _busy(request: Request) -> RequestError:
 def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None, family: str | None) -> int:
     environment.prepare(own_cluster=options.address is None)
     if request.resumed:
-        _mend(request)
+        mend(request)
     else:
         request.save()
     log.propagate = False  # the terminal belongs to the console
@@ -127,21 +119,6 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
         waiting = tracker.close(patience)
         if waiting:
             console.say(unsent(waiting, tracker.trouble, request.places.folder))
-
-
-def _mend(request: Request) -> None:
-    """Remove what a killed process was writing. Raises DamagedError where a result is not what was written."""
-    places = request.places
-    for folder in (places.folder, places.results, places.checkpoints):
-        remove_stages(folder)
-    for result in sorted(places.results.glob("*.json")):
-        try:
-            read_json(result)
-        except DamagedError as error:
-            cause, run = str(error).rpartition(";")[0], f"{request.name}/{result.stem}"
-            raise DamagedError(
-                f"{cause}; put it back from a copy, such as result/{result.name} of the run {run} in MLflow"
-            ) from error
 
 
 def jobs_of(request: Request) -> int:
@@ -279,12 +256,3 @@ class _Drive:
             print(json.dumps(report, indent=1))
         self.console.say(text)
         return WON if ended else NO_RESULT
-
-
-def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list[str]:
-    """The options that go on with a search: its name, and where it was told to run and to write."""
-    words = ["--track", track, "--resume", name]
-    for place in ("storage", "tracking_uri", "address"):
-        value = getattr(options, place)
-        words += [] if value is None else [f"--{place.replace('_', '-')}", without_credentials(str(value))]
-    return words + chosen(options) + (["--json"] if options.json else [])

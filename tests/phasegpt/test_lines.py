@@ -1,0 +1,67 @@
+"""Journals: what is appended behind a torn line can be read, and a bit that has changed is found."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from phasegpt.lines import DamagedLineError, append, read_lines
+
+
+def test_an_entry_behind_a_torn_line_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = tmp_path / "journal"
+    append(journal, {"number": 1})
+    with journal.open("ab") as handle:
+        handle.write(b'{"sum":"0000')
+    with caplog.at_level(logging.WARNING, "phasegpt"):
+        append(journal, {"number": 2})
+    assert read_lines(journal)[0] == [{"number": 1}, {"number": 2}]
+    assert f"{journal}: a torn last line was cut" in caplog.text
+
+
+def test_a_journal_of_one_torn_line_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_bytes(b'{"su')
+    append(tmp_path / "journal", {"number": 1})
+    assert read_lines(tmp_path / "journal")[0] == [{"number": 1}]
+
+
+def read(journal: Path) -> object:
+    """The first entry, or why there is none."""
+    try:
+        return read_lines(journal)[0][0]
+    except DamagedLineError as error:
+        return str(error)
+
+
+def test_a_bit_that_has_changed_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    journal, first = tmp_path / "journal", {"number": 0, "text": "ä"}
+    append(journal, first)
+    append(journal, {"number": 1})
+    whole, found = journal.read_bytes(), 0
+    for place in range(whole.index(b"\n")):
+        for bit in range(8):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << bit
+            journal.write_bytes(changed)
+            said = read(journal)
+            found += said != first
+            assert said in (first, f"{journal}:1: this line is damaged (its checksum does not fit)")
+    assert found > 0.99 * 8 * whole.index(b"\n")  # but for the E of \\u00E4
+
+
+def test_an_append_that_the_disk_refuses_leaves_the_journal_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "journal"
+    append(journal, {"number": 1})
+    before = journal.read_bytes()
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            append(journal, {"number": 2})
+    assert journal.read_bytes() == before
