@@ -9,8 +9,9 @@ import logging
 import os
 import zlib
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from phasegpt.files import DamagedError, sync_folder, whole_file
 
@@ -33,15 +34,18 @@ def append_line(path: Path, line: bytes) -> None:
     What a crash left of a last line is cut first: behind it the new line could not be read.
     """
     new = not path.exists()
-    with path.open("a+b") as handle:
+    with path.open(
+        "a+b", buffering=0
+    ) as handle:  # a buffer would write what is left of the line once more at its close
         fcntl.flock(handle, fcntl.LOCK_EX)
         before = _whole_length(handle)
         if before < handle.seek(0, os.SEEK_END):
             log.warning("%s: a torn last line was cut", path)
             handle.truncate(before)
         try:
-            handle.write(line)
-            handle.flush()
+            left = memoryview(line)
+            while left:
+                left = left[handle.write(left) :]
             os.fsync(handle.fileno())
         except OSError:
             os.truncate(path, before)
@@ -50,7 +54,7 @@ def append_line(path: Path, line: bytes) -> None:
         sync_folder(path.parent)
 
 
-def _whole_length(handle: BinaryIO) -> int:
+def _whole_length(handle: FileIO) -> int:
     """The length of a file up to the end of its last line that has one."""
     length = handle.seek(0, os.SEEK_END)
     if length == 0:

@@ -41,6 +41,8 @@ class CheckedJournal(BaseJournalBackend):  # type: ignore[misc]
         with self.path.open("rb") as handle:
             handle.seek(self._length)
             for line in handle.read().splitlines(keepends=True):
+                if not line.endswith(b"\n"):
+                    return  # a dashboard is writing it
                 entry = parsed(line)
                 if entry is None:
                     raise _damaged(self.path, self._read + 1)

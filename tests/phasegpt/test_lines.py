@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,20 @@ def test_an_append_that_the_disk_refuses_leaves_the_journal_as_it_was(
         with pytest.raises(OSError, match="No space left"):
             append(journal, {"number": 2})
     assert journal.read_bytes() == before
+
+
+def test_an_append_for_which_there_is_no_room_leaves_no_part_of_its_line(tmp_path: Path) -> None:
+    """The system takes a part of the line before it says that there is no room for the rest."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from phasegpt.lines import append\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); journal = Path(sys.argv[1])\n"
+        "append(journal, {'number': 1}); resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
+        "try: append(journal, {'text': 'long' * 100})\n"
+        "except OSError as error: print(error.strerror)\n"
+        "print(len(journal.read_bytes().splitlines()))"
+    )
+    journal = tmp_path / "journal"
+    done = subprocess.run([sys.executable, "-c", code, str(journal)], capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n1\n"
+    assert done.stderr == ""
+    assert read_lines(journal) == ([{"number": 1}], journal.stat().st_size)
