@@ -34,9 +34,7 @@ def append_line(path: Path, line: bytes) -> None:
     What a crash left of a last line is cut first: behind it the new line could not be read.
     """
     new = not path.exists()
-    with path.open(
-        "a+b", buffering=0
-    ) as handle:  # a buffer would write what is left of the line once more at its close
+    with path.open("a+b", buffering=0) as handle:  # closing it writes nothing more
         fcntl.flock(handle, fcntl.LOCK_EX)
         before = _whole_length(handle)
         if before < handle.seek(0, os.SEEK_END):

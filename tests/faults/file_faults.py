@@ -14,9 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.disk import Content, Disk, lay
+from phasegpt.files import read_json, write_json
+from tests.faults.disk import Content, Disk, Op, lay
 from tests.faults.invariants import broken
 from tests.faults.recording import record
+from tune.spool import SPOOL
+from tune.sync import sync
 
 NAME, TRIALS = "hit", 12
 SEARCH = f"experiments/v14/track_b/{NAME}"
@@ -124,19 +127,31 @@ FILE_FAULTS = {
 
 
 class Recording:
-    """A search that ran once in `folder`, undisturbed, and its operations."""
+    """A search that ran once in `folder`, undisturbed, and its operations, which `kept` holds for the next time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: Path) -> None:
         self.folder = folder
         _imported()
-        self._clear()
-        _migrated(folder / "mlflow.db")
-        command = [sys.executable, "-m", "tests.faults.inline", *options(folder), *beginning()]
-        self.ops = record(command, folder, os.environ)
+        if kept.is_file():
+            self.ops = [Op(kind, path, data.encode("latin-1"), *rest) for kind, path, data, *rest in read_json(kept)]
+        else:
+            self.ops = self._record()
+            write_json(kept, [[op.kind, op.path, op.data.decode("latin-1"), op.number, op.to] for op in self.ops])
         self.moments = [n for n, op in enumerate(self.ops, 1) if not of_mlflow(op.path) and "/" in op.path]
-        wrong = broken(folder, NAME, TRIALS)
-        if wrong:
+
+    def _record(self) -> list[Op]:
+        self._clear()
+        _migrated(self.folder / "mlflow.db")
+        command = [sys.executable, "-m", "tests.faults.inline", *options(self.folder), *beginning()]
+        ops = record(command, self.folder, os.environ)
+        if wrong := _forked(self._wrong):
             raise RuntimeError(f"the undisturbed search is wrong already: {wrong}")
+        return ops
+
+    def _wrong(self) -> list[str]:
+        """What is wrong once MLflow has everything: on a busy machine a search ends before that."""
+        sync(self.folder / SEARCH / SPOOL, f"sqlite:///{self.folder}/mlflow.db")
+        return broken(self.folder, NAME, TRIALS)
 
     def inject(self, name: str, seed: int) -> str:
         """What came of a fault at the moment of a seed: "whole", "refused, then whole", or what is wrong."""
@@ -164,7 +179,7 @@ class Recording:
         status, said = self._go_on()
         if status:
             return f"went on with status {status}: {said[-400:]}"
-        return "; ".join(_forked(lambda: broken(self.folder, NAME, TRIALS))) or "whole"
+        return "; ".join(_forked(self._wrong)) or "whole"
 
     def _lay(self, content: Content) -> None:
         self._clear()

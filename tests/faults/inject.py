@@ -28,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", default="0", metavar="A-B", help="which seeds of each fault, as 3 or 0-9 (default: 0)")
     p.add_argument("--faults", default=",".join(every), metavar="NAMES", help=f"which of {', '.join(every)}")
     p.add_argument("--json", type=Path, metavar="FILE", help="keep outcomes as lines here, and go on from them")
+    p.add_argument(
+        "--folder", type=Path, metavar="FOLDER", help="work here and keep the recording (default: a new one)"
+    )
     p.add_argument("--table", action="store_true", help="only print the table of --json")
     return p
 
@@ -41,10 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     first, _, last = options.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        kept = options.json or Path(folder) / "outcomes.jsonl"
+        place = (options.folder or Path(folder)).resolve()
+        kept = options.json or place / "outcomes.jsonl"
         if not options.table:
             cut_torn_line(kept)
-            for outcome in injected(names, seeds, read_lines(kept)[0], Path(folder)):
+            for outcome in injected(names, seeds, read_lines(kept)[0], place):
                 append(kept, outcome)
                 sys.stderr.write(f"{outcome['fault']} {outcome['seed']}: {outcome['outcome']}\n")
         outcomes = read_lines(kept)[0]
@@ -56,9 +60,10 @@ def injected(names: Sequence[str], seeds: Sequence[int], done: Sequence[Outcome]
     """The outcomes of what is not done yet, seed by seed."""
     there = {(outcome["fault"], outcome["seed"]) for outcome in done}
     left = [(name, seed) for seed in seeds for name in names if (name, seed) not in there]
-    recording = Recording(folder / "store") if any(name in FILE_FAULTS for name, _ in left) else None
+    if any(name in FILE_FAULTS for name, _ in left):
+        recording = Recording(folder / "store", folder / "recording.json")
     for name, seed in left:  # before Ray is started: these fork
-        if recording is not None and name in FILE_FAULTS:
+        if name in FILE_FAULTS:
             yield {"fault": name, "seed": seed, "outcome": recording.inject(name, seed)}
     with ExitStack() as open_until_the_end:
         cluster = Cluster(folder)

@@ -44,7 +44,7 @@ class Cluster:
         """Where it is."""
         if not self._address:
             environment.prepare(own_cluster=True)
-            os.environ |= {MARK: self.mark, "RAY_worker_niceness": "0"}
+            os.environ |= {MARK: self.mark, "RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "600"}
             import ray
 
             ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
@@ -86,7 +86,8 @@ def _outcome(place: Place, status: int, err: str, again: list[str]) -> str:
         status, err = ended(place.start("--resume", "killed", *again))
     if status:
         return f"went on with status {status}: {last_line(err)}"
-    return "; ".join(broken(place.folder, "killed", TRIALS, place.uri or None)) or "whole"
+    sync(place.folder / "experiments/v14/track_b/killed" / SPOOL, place.mlflow)
+    return "; ".join(broken(place.folder, "killed", TRIALS, place.mlflow)) or "whole"
 
 
 def _hit(strike: Strike, name: str, cluster: Cluster, seed: int, own_ray: bool = False) -> str:
@@ -168,7 +169,6 @@ def _server(strike: Callable[[MlflowServer], None], name: str, cluster: Cluster,
         _moment(place, process, random.Random(f"{name}/{seed}"))  # noqa: S311 - moments, not secrets
         strike(server)
         status, err = ended(process)
-        sync(place.folder / "experiments/v14/track_b/killed" / SPOOL, server.url)
         return _outcome(place, status, err, ["--address", cluster.address])
 
 
@@ -253,7 +253,6 @@ def full_server(cluster: Cluster, seed: int) -> str:
         ballast = _filled(disk)
         status, err = ended(process)
         ballast.unlink()
-        sync(place.folder / "experiments/v14/track_b/killed" / SPOOL, server.url)
         return _outcome(place, status, err, ["--address", cluster.address])
 
 
