@@ -25,11 +25,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 def is_full(error: BaseException) -> bool:
     """Whether a disk takes no more: it has no room, one's share of it is used up, or it cannot be written to.
 
-    safetensors says so in words alone.
+    Rust's libraries and Ray say so in words alone, and of what others raised from it the cause tells.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
-    return any(f"os error {number}" in str(error) for number in FULL)
+    behind = error.__cause__ or error.__context__
+    said = any(f"{word} {number}" in str(error) for word in ("os error", "[Errno") for number in FULL)
+    return said or (behind is not None and is_full(behind))
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -7,7 +7,8 @@ search pass through the same warm actors, so the finals cost no second start.
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from phasegpt.config_search import Search
-from phasegpt.files import read_json
+from phasegpt.files import is_full, read_json
 from phasegpt.mirror import mirror_of
 from phasegpt.pairs import HALVES
 from tune.arms import Arm
@@ -86,8 +87,12 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """The next job for Ray, None to wait, FINISHED at the end."""
-        self.obey()
-        job = self._next()
+        job = None
+        with self._stops_when_full():
+            self.obey()
+            job = self._next()
+        if self.trouble:
+            return None
         if job is None and self._running():
             return None
         if job is None:
@@ -188,7 +193,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """An evaluation before the end goes to the study."""
-        self._report(self.jobs[trial_id], result)
+        with self._stops_when_full():
+            self._report(self.jobs[trial_id], result)
 
     def _report(self, job: Job, result: Mapping[str, Any]) -> None:
         if job.kind == "trial" and not result.get(FINISHED_KEY) and self.metric in result:
@@ -205,6 +211,11 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A job ended: tell the study which way."""
+        self.ended[trial_id] = "interrupted"  # where the study cannot be told
+        with self._stops_when_full():
+            self._end(trial_id, result, error)
+
+    def _end(self, trial_id: str, result: Mapping[str, Any] | None, error: bool) -> None:
         job = self.jobs[trial_id]
         how, why = self._how(trial_id, result, error)
         if result is not None and result.get(FULL_KEY):
@@ -214,9 +225,12 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             how, why = ("failed", missing) if missing and how == "complete" else (how, why)
         if job.kind == "trial" and result is not None and result.get(NOTE_KEY):
             self.study.note(job.number, str(result[NOTE_KEY]))
-        self.ended[trial_id], self.why[trial_id] = how, why
-        if job.kind != "trial" or how == "interrupted":
-            return
+        self.why[trial_id] = why
+        if job.kind == "trial" and how != "interrupted":
+            self._tell(job, how, why, result)
+        self.ended[trial_id] = how
+
+    def _tell(self, job: Job, how: str, why: str, result: Mapping[str, Any] | None) -> None:
         if how == "complete" and result is not None:
             metrics = metrics_of(result)
             self.study.complete(job.number, metrics, violations(self.search, metrics, self.baseline()))
@@ -240,6 +254,15 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         if not error:
             return "interrupted", ""
         return "failed", self.why.get(trial_id, "the worker died")
+
+    @contextmanager
+    def _stops_when_full(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._storage_is_full(str(error))
 
     def _storage_is_full(self, why: str) -> None:
         """Every further job would fail by the same: the search stops as by Ctrl-C, once, and can go on later."""
