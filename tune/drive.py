@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from phasegpt.config_io import project_root
-from phasegpt.files import is_full, read_json, write_json
+from phasegpt.files import is_full, make_folder, read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
 from tune.backup import BusyError, kept
@@ -61,7 +61,7 @@ def drive(
     `trainable` stands in for the jobs that train models. `family` is the parent of several searches, which speaks for
     them. Raises RequestError where another process runs this search.
     """
-    request.places.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(request.places.folder)
     try:
         with (
             FileLock(request.places.folder / "driver.lock", timeout=0),

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from phasegpt.files import make_folder
 from phasegpt.lines import append
 from tune.delivery import Delivery, without_credentials
 from tune.refusal import hopeless, reason, unauthorized
@@ -39,7 +40,7 @@ class Outbox:
 
     def __init__(self, spool: Path, delivery: Delivery) -> None:
         self._spool, self._delivery = spool, delivery
-        spool.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(spool.parent)
         self._lock = take_lock(spool)
         try:
             events = mend(spool)
