@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from phasegpt.lines import append, cut_torn_line, read_lines
+from tests.faults.checkpoint_faults import CHECKPOINT_FAULTS
 from tests.faults.file_faults import FILE_FAULTS, Recording
 from tests.faults.process_faults import PROCESS_FAULTS, Cluster
 
 Outcome = dict[str, Any]
+EVERY = (*CHECKPOINT_FAULTS, *FILE_FAULTS, *PROCESS_FAULTS)
 GOOD = ("whole", "refused, then whole")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m tests.faults.inject", description=__doc__)
-    every = (*FILE_FAULTS, *PROCESS_FAULTS)
     p.add_argument("--seeds", default="0", metavar="A-B", help="which seeds of each fault, as 3 or 0-9 (default: 0)")
-    p.add_argument("--faults", default=",".join(every), metavar="NAMES", help=f"which of {', '.join(every)}")
+    p.add_argument("--faults", default=",".join(EVERY), metavar="NAMES", help=f"which of {', '.join(EVERY)}")
     p.add_argument("--json", type=Path, metavar="FILE", help="keep outcomes as lines here, and go on from them")
     p.add_argument(
         "--folder", type=Path, metavar="FOLDER", help="work here and keep the recording (default: a new one)"
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 where nothing was lost, 1 where something was, 2 for bad input."""
     options = parser().parse_args(argv)
     names = options.faults.split(",")
-    if unknown := set(names) - {*FILE_FAULTS, *PROCESS_FAULTS}:
+    if unknown := set(names) - {*EVERY}:
         parser().error(f"no such faults: {', '.join(sorted(unknown))}")
     first, _, last = options.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
@@ -60,6 +61,10 @@ def injected(names: Sequence[str], seeds: Sequence[int], done: Sequence[Outcome]
     """The outcomes of what is not done yet, seed by seed."""
     there = {(outcome["fault"], outcome["seed"]) for outcome in done}
     left = [(name, seed) for seed in seeds for name in names if (name, seed) not in there]
+    for name, seed in left:
+        if name in CHECKPOINT_FAULTS:
+            said = CHECKPOINT_FAULTS[name](folder / "checkpoints", seed)
+            yield {"fault": name, "seed": seed, "outcome": said}
     if any(name in FILE_FAULTS for name, _ in left):
         recording = Recording(folder / "store", folder / "recording.json")
     for name, seed in left:  # before Ray is started: these fork

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from phasegpt.lines import append
+from tests.faults.checkpoint_faults import CHECKPOINT_FAULTS
 from tests.faults.inject import main, table
 from tests.faults.recording import strace
 
@@ -37,6 +38,12 @@ def test_what_is_in_the_file_is_not_done_again(tmp_path: Path, capsys: pytest.Ca
     assert "| kill_driver | whole | 1 | 4 |" in capsys.readouterr().out
     append(kept, outcome("kill_driver", 5, "trial 1 is lost"))
     assert main(["--json", str(kept), "--table"]) == 1
+
+
+def test_no_run_goes_on_from_a_damaged_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, inject in CHECKPOINT_FAULTS.items():
+        assert {inject(tmp_path / name, seed) for seed in range(20)} == {"whole"}
+    assert "and is passed over" in caplog.text
 
 
 @pytest.mark.faults
