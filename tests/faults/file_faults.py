@@ -34,6 +34,9 @@ SETS = [
 ]
 
 
+BAD_INPUT = 2
+
+
 class HarmlessError(Exception):
     """The moment has nothing that the fault could hit."""
 
@@ -155,28 +158,28 @@ class Recording:
 
     def inject(self, name: str, seed: int) -> str:
         """What came of a fault at the moment of a seed: "whole", "refused, then whole", or what is wrong."""
-        dice, fault = random.Random(f"{name}/{seed}"), FILE_FAULTS[name]  # noqa: S311 - moments, not secrets
-        for _ in range(100):
-            disk = Disk().apply(self.ops[: dice.choice(self.moments)])
-            try:
-                content = fault.leaves(disk, dice)
-                break
-            except HarmlessError:
-                continue
-        else:
-            return "no moment has what it could hit"
-        if not fault.refused:
-            return self._resumed(content)
+        refused, (content, undamaged) = FILE_FAULTS[name].refused, self._hit(name, seed)
         self._lay(content)
         status, said = self._go_on()
-        if status != 2 or fault.refused not in said or said.count("\n") != 1:
-            return f"not refused in one line, but {status}: {said[-400:]}"
-        whole = self._resumed(disk.as_it_is())  # the cure: back from a copy
+        if status != BAD_INPUT or not refused:
+            return self._judged(status, said)  # a bit may have changed that means nothing
+        if refused not in said or said.count("\n") != 1:
+            return f"not refused in one line: {said[-400:]}"
+        self._lay(undamaged)  # the cure: back from a copy
+        whole = self._judged(*self._go_on())
         return "refused, then whole" if whole == "whole" else whole
 
-    def _resumed(self, content: Content) -> str:
-        self._lay(content)
-        status, said = self._go_on()
+    def _hit(self, name: str, seed: int) -> tuple[Content, Content]:
+        """What a fault leaves, and what was there, at a moment that has something for it to hit."""
+        dice = random.Random(f"{name}/{seed}")  # noqa: S311 - moments, not secrets
+        while True:
+            disk = Disk().apply(self.ops[: dice.choice(self.moments)])
+            try:
+                return FILE_FAULTS[name].leaves(disk, dice), disk.as_it_is()
+            except HarmlessError:
+                continue
+
+    def _judged(self, status: int, said: str) -> str:
         if status:
             return f"went on with status {status}: {said[-400:]}"
         return "; ".join(_forked(self._wrong)) or "whole"

@@ -13,7 +13,8 @@ from tests.noop import BEGUN
 from tests.processes import MARK, marked
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 300
+PATIENCE = 800
+"""Seconds; the machine may be busy."""
 SETS = [
     "search.objectives={eval_loss: min}",
     "search.constraints={perplexity: '<= 2 * baseline'}",

@@ -11,7 +11,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,10 @@ def _pause_driver(place: Place, process: subprocess.Popen[str], dice: random.Ran
 
 
 def _pause(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(PAUSE)
-    os.kill(pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(PAUSE)
+        os.kill(pid, signal.SIGCONT)
 
 
 def _kill_raylet(place: Place, process: subprocess.Popen[str], dice: random.Random) -> None:
@@ -133,7 +134,8 @@ def _to_actor(do: Callable[[int], None], cluster: Cluster) -> Strike:
 
 
 def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def kill_actor(cluster: Cluster, seed: int) -> str:

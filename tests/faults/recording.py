@@ -109,14 +109,14 @@ class _Reader:
 
     def _write(self, words: str, result: int, _: str) -> Iterator[Op]:
         path, handle = self._inside(_first(words)), words.partition("<")[0]
-        if path is not None:
+        if path in self.sizes:
             at = self.sizes[path] if handle in self.appending else self.places.get(handle, 0)
             self.places[handle] = at + result
             yield self._written(path, _bytes(_text(words))[:result], at)
 
     def _pwrite64(self, words: str, result: int, _: str) -> Iterator[Op]:
         path = self._inside(_first(words))
-        if path is not None:
+        if path in self.sizes:
             yield self._written(path, _bytes(_text(words))[:result], int(words.rpartition(", ")[2]))
 
     def _sendfile(self, words: str, result: int, _: str) -> Iterator[Op]:
