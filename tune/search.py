@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None, trainable: "Trainable | None" = None
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted before the search began; nothing is lost", file=sys.stderr)
+        print("interrupted; nothing that was finished is lost", file=sys.stderr)
         return INTERRUPTED
 
 
