@@ -7,12 +7,14 @@ ended, 2 bad input, 3 the run failed, 130 interrupted.
 import argparse
 import logging
 import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phasegpt.interrupts import terminable
 from tune.capacity import Ask, add_options, shared_by, slots
 
 if TYPE_CHECKING:
@@ -62,17 +64,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     from phasegpt.base_model import ModelError
     from phasegpt.config_errors import ConfigError
+    from phasegpt.files import DamagedError
     from tune.request import RequestError
     from tune.spool import TrackingError
 
+    given = [*(sys.argv[1:] if argv is None else argv), *(() if options.name else ("--name",))]
     try:
-        return _main(options)
-    except (ConfigError, RequestError, ModelError, TrackingError) as error:
+        with terminable():
+            return _main(options)
+    except (ConfigError, RequestError, ModelError, TrackingError, DamagedError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted; the same command with --name goes on from the newest checkpoint", file=sys.stderr)
+        print(_how_to_go_on(given, options.name), file=sys.stderr)
         return INTERRUPTED
+
+
+def _how_to_go_on(given: Sequence[str], name: str | None) -> str:
+    """The command again, with the name of the run where it was not given; `given` then ends with --name."""
+    from phasegpt.credentials import without_credentials
+
+    if name is None:
+        return "interrupted before the run began; nothing is lost"
+    words = map(without_credentials, [*given, name] if given[-1] == "--name" else given)
+    return f"Stopped. It goes on from its newest checkpoint:\n  {shlex.join(['python', 'train.py', *words])}"
 
 
 def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
@@ -102,7 +117,7 @@ def _main(options: argparse.Namespace) -> int:
         print(_plan_text(config))
         return DONE
     resolve_base(config.model.base_model, project_root())
-    name = _name(options.name, config.experiment.name or Path(options.config).stem)
+    name = options.name = _name(options.name, config.experiment.name or Path(options.config).stem)
     storage = storage_folder(options.storage)
     config = _with_reference(config, storage, options.tracking_uri)
     return _run(config, name, storage, options.tracking_uri, ask, options.address)

@@ -5,11 +5,11 @@ Exit status: 0 done, 2 bad input or it could not be started, 130 interrupted.
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING
+
+from phasegpt import interrupts
 
 if TYPE_CHECKING:
     from cluster.state import LocalCluster
@@ -98,7 +98,7 @@ def _start_alone(options: argparse.Namespace) -> int:
     storage = storage_folder(options.storage) if options.storage else cluster_folder() / "storage"
     cluster = new_cluster(storage, options.host, options.port)
     write_state(cluster)
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    interrupts.heed_termination()
     try:
         bring_up(cluster, options.nodes, options.cpus, _tell)
     except BaseException:
@@ -133,10 +133,6 @@ def _refuse_second() -> None:
     if members(known):
         raise RequestError(f"a cluster runs here already ({known.address}); end it first: python -m cluster.local stop")
     _end(known)
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _said(cluster: "LocalCluster", nodes: int) -> str:
@@ -192,4 +188,4 @@ def _tell(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.run(main)

@@ -1,7 +1,6 @@
 """python -m phasegpt."""
 
-import sys
-
 from phasegpt.cli import main
+from phasegpt.interrupts import run
 
-sys.exit(main())
+run(main)

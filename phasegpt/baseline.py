@@ -20,7 +20,7 @@ from phasegpt.config import Config, stages, value_at
 from phasegpt.config_io import files_of, resolve
 from phasegpt.config_sections import BASELINE, REFERENCE
 from phasegpt.evaluate import Evaluation, evaluate
-from phasegpt.files import file_sha256, text_sha256, write_json
+from phasegpt.files import file_sha256, make_folder, text_sha256, write_json
 from phasegpt.forward import PairModel
 from phasegpt.metrics.declared import is_own
 from phasegpt.metrics.text import scorer
@@ -51,7 +51,7 @@ def measure(
         return _measured(last, paths, half, workbench, on_progress)
     key = text_sha256(repr(depends_on(last, paths, half, workbench)))[:16]
     place = paths.shared_work.parent / "baselines" / f"{key}.json"
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     with FileLock(f"{place}.lock") if ranks.first() else nullcontext(), made_once(place, place.is_file):
         if ranks.by_first(place.is_file):
             return read_evaluation(place)

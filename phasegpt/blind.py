@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from phasegpt.compare import Comparison, SideBySide
-from phasegpt.files import sync_folder, text_sha256
+from phasegpt.files import make_folder, sync_folder, text_sha256
 from phasegpt.lines import DamagedLineError, append, cut_torn_line, read_lines
 
 Choice = Literal["first", "second", "tie", "skip"]
@@ -174,7 +174,7 @@ def voting(path: Path, ballot: Ballot | None = None) -> Iterator[Votes]:
 
     Raises BlindError where the file holds votes on another ballot, or another process votes into it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         with FileLock(f"{path}.lock", timeout=0):
             yield _opened(path, ballot)

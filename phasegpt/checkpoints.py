@@ -24,7 +24,7 @@ from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import BASELINE, REFERENCE, REGISTRY, is_registered
 from phasegpt.credentials import without_credentials
 from phasegpt.evaluate import generate
-from phasegpt.files import whole_folder
+from phasegpt.files import make_folder, whole_folder
 from phasegpt.models import Policy, load_base, load_policy
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def adapter_folder(key: str, name: str, work: Path, base_model: str, uri: str | 
 def _cached(version: str, work: Path, uri: str | None) -> Path:
     """The adapter of models:/NAME/VERSION in the cache `work`; others that need it at once wait for it."""
     folder = work / version.removeprefix(REGISTRY)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             with tempfile.TemporaryDirectory() as download, whole_folder(folder) as stage:

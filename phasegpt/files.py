@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -11,6 +12,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+class DamagedError(ValueError):
+    """A file whose content is not what was written; the message names file, place and cure in one line."""
+
+
+STAGE = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
+"""What a file or folder is called before it has its name, and after it was replaced."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk takes no more: it has no room, one's share of it is used up, or it cannot be written to.
+
+    Rust's libraries and Ray say so in words alone, and of what others raised from it the cause tells.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    behind = error.__cause__ or error.__context__
+    said = any(f"{word} {number}" in str(error) for word in ("os error", "[Errno") for number in FULL)
+    return said or (behind is not None and is_full(behind))
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
@@ -37,13 +59,13 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`; a damaged file is a ValueError that names it."""
+    """The JSON in `path`. Raises DamagedError where it has none."""
     with open_file(path) as file:
         content = file.read()
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it and run again") from error
+        raise DamagedError(f"{path} is damaged ({error}); remove it and run again") from error
 
 
 @contextmanager
@@ -53,12 +75,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     An existing `path` is moved aside before it is removed, so that a crash never leaves half of it under its name; what
     a crash may leave is a folder with a leading dot beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     stage = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield stage
-        sync_tree(stage)
         stage.chmod(0o755)
+        sync_tree(stage)
         old = stage.with_name(f"{stage.name}.old")
         if path.exists():
             path.rename(old)
@@ -76,19 +98,34 @@ def whole_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
     Nobody but its owner can read it before it has its name and `mode`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
     stage = Path(name)
     try:
         yield stage
-        _sync_file(stage)
         stage.chmod(mode)
+        _sync_file(stage)
         stage.replace(path)
     except BaseException:
         stage.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_stages(folder: Path) -> None:
+    """Remove below `folder` what killed processes were writing; nobody may be writing there now."""
+    for path in sorted(folder.rglob(".*"), reverse=True):
+        if STAGE.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """The folder and those above it, where they are missing; they survive a loss of power as what is put in them."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        sync_folder(folder.parent)
 
 
 def sync_tree(folder: Path) -> None:

@@ -3,35 +3,65 @@
 A crash in the middle of a write costs at most that entry. Knows nothing of what entries say.
 """
 
+import fcntl
 import json
 import logging
 import os
 import zlib
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from phasegpt.files import open_file, whole_file
+from phasegpt.files import DamagedError, open_file, sync_folder, whole_file
 
 log = logging.getLogger("phasegpt")
 Entry = dict[str, Any]
 
 
-class DamagedLineError(ValueError):
+class DamagedLineError(DamagedError):
     """A line whose checksum does not fit and which is not the torn end of its file; the message begins file:line."""
 
 
 def append(path: Path, *entries: Entry) -> None:
     """Write entries to the end and to the disk, all by one write; one that fails leaves nothing of them."""
-    with path.open("ab") as handle:
-        before = handle.tell()
+    append_line(path, b"".join(map(_line, entries)))
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Write a line, or several, to the end and to the disk, all or nothing; one process after another.
+
+    What a crash left of a last line is cut first: behind it the new line could not be read.
+    """
+    new = not path.exists()
+    with path.open("a+b", buffering=0) as handle:  # closing it writes nothing more
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        before = _whole_length(handle)
+        if before < handle.seek(0, os.SEEK_END):
+            log.warning("%s: a torn last line was cut", path)
+            handle.truncate(before)
         try:
-            handle.write(b"".join(map(_line, entries)))
-            handle.flush()
+            left = memoryview(line)
+            while left:
+                left = left[handle.write(left) :]
             os.fsync(handle.fileno())
         except OSError:
             os.truncate(path, before)
             raise
+    if new:
+        sync_folder(path.parent)
+
+
+def _whole_length(handle: FileIO) -> int:
+    """The length of a file up to the end of its last line that has one."""
+    length = handle.seek(0, os.SEEK_END)
+    if length == 0:
+        return 0
+    handle.seek(length - 1)
+    if handle.read(1) == b"\n":
+        return length
+    handle.seek(0)
+    return handle.read().rfind(b"\n") + 1
 
 
 def write_lines(path: Path, entries: Sequence[Entry]) -> None:

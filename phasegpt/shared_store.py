@@ -20,7 +20,7 @@ from torch import Tensor
 from phasegpt.answers import Couples, answers_of, couples_of
 from phasegpt.divergences import token_statistics
 from phasegpt.encoding import EncodedAnswer, EncodedPair, Group, Tokens, encode_answer, encode_pair
-from phasegpt.files import file_sha256, read_json, text_sha256, whole_file, write_json
+from phasegpt.files import file_sha256, make_folder, read_json, text_sha256, whole_file, write_json
 from phasegpt.forward import packed_completions, sum_by_row
 from phasegpt.mapped import MappedRows
 from phasegpt.models import Policy
@@ -141,7 +141,7 @@ class SharedStore:
         key = shared_key(policy, passages)
         wanted = (key, policy.trunk_depth, with_hidden)
         if wanted not in self._opened:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with FileLock(self.folder / f"{key}.lock"):
                 folder, budget = self.folder / key, self.max_gb * GB
                 entry = _Entry(folder, policy, passages)
@@ -244,7 +244,7 @@ class _Entry:
 
     def _compute(self, encoded: Encoded, missing: Sequence[str], on_progress: Progress | None) -> None:
         begun = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with ExitStack() as files:
             stages = {name: files.enter_context(whole_file(tensors_of(self.folder, name))) for name in missing}
             logps = self._reference_pass(encoded, stages, on_progress)

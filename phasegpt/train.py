@@ -33,7 +33,7 @@ from phasegpt.config import Config, config_hash, stages
 from phasegpt.config_io import resolve, write_resolved
 from phasegpt.config_search import Search
 from phasegpt.evaluate import Evaluation, evaluate
-from phasegpt.files import file_sha256, read_json, text_sha256, whole_folder, write_json
+from phasegpt.files import file_sha256, make_folder, read_json, text_sha256, whole_folder, write_json
 from phasegpt.logs import log_to
 from phasegpt.meters import Meter, scaling_metrics
 from phasegpt.once import made_once
@@ -317,7 +317,7 @@ def _earlier_stage(
     """The adapter of a stage that several trials share (Track C's phase_a): trained once for what it depends on."""
     content = (file_sha256(resolve(config.training.preference_dataset)), bench.base(config).fingerprint)
     own = stage_paths(config, paths, content)
-    own.checkpoints.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(own.checkpoints.parent)
     # the first worker holds the lock for all of them, which come to `by_first` and wait for it there
     whole = (own.adapter / "adapter_config.json").is_file
     with (

@@ -23,16 +23,27 @@ def loss(values: Mapping[str, Any], step: int, steps: int) -> float:
 
 
 def noop_job(config: Mapping[str, Any]) -> None:
-    """The trainable; it goes on from where a job of its name stopped, as a fit does."""
+    """The trainable; it goes on from where a job of its name stopped, and says why it failed, as a fit does."""
     from ray import tune
 
-    from phasegpt.files import write_json
     from tune.jobs import from_config
     from tune.luggage import Luggage
-    from tune.reports import FINISHED_KEY, PAUSED_KEY, with_metrics
+    from tune.reports import FINISHED_KEY
+    from tune.trial import attempted
 
     luggage = Luggage(*from_config(config))
     luggage.bring()
+    failed = attempted(luggage.job, luggage.spec, lambda: _run(luggage))
+    if failed:
+        tune.report({**failed, FINISHED_KEY: False})
+
+
+def _run(luggage: Any) -> None:
+    from ray import tune
+
+    from phasegpt.files import write_json
+    from tune.reports import FINISHED_KEY, PAUSED_KEY, with_metrics
+
     job, spec, paths = luggage.job, luggage.spec, luggage.paths
     steps, interval = spec["config"]["training"]["max_steps"], spec["config"]["evaluation"]["eval_interval"]
     reached = paths.checkpoints / "reached.json"

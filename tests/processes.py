@@ -8,16 +8,19 @@ from pathlib import Path
 MARK = "PHASEGPT_TEST_MARK"
 
 
+def with_mark(mark: str) -> dict[int, str]:
+    """{pid: command line} of the processes that carry `mark`."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
+                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
 def marked(mark: str) -> list[str]:
     """The command lines of the processes that carry `mark`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
+    return list(with_mark(mark).values())
 
 
 def free_port() -> int:

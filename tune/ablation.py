@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phasegpt.files import whole_file
 from phasegpt.metrics.declared import Direction
 from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, runs_interval, simultaneous_gains
 from tune.finalists import prompt_scores
@@ -176,7 +177,8 @@ def draw(found: Ablation, path: Path) -> None:
     axes[0][0].invert_yaxis()  # the first arm on top
     figure.suptitle("mean and 95 % interval over new prompts and seeds", fontsize=9, color="#555555")
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as stage:
+        figure.savefig(stage, dpi=130, format="png")
     pyplot.close(figure)
 
 

@@ -7,7 +7,6 @@ is set, which Ray reads when it is imported.
 import argparse
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -18,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from phasegpt.config_io import project_root
-from phasegpt.credentials import without_credentials
-from phasegpt.files import read_json, write_json
+from phasegpt.files import is_full, make_folder, read_json, write_json
 from phasegpt.logs import log_to
 from tune import environment
 from tune.backup import BusyError, kept
-from tune.capacity import Ask, Node, Slots, chosen, slots
+from tune.capacity import Ask, Node, Slots, slots
 from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
 from tune.databases import held
 from tune.delivery import tracking_uri
 from tune.ending import ending
 from tune.finalists import most_finals
+from tune.going_on import mend, say_how_to_go_on
 from tune.keepsakes import leave
 from tune.lineage import search_tags
 from tune.machine_load import MachineLoad
@@ -47,6 +46,8 @@ if TYPE_CHECKING:
     from tune.watch import Watch
 
 WON, NO_RESULT, INTERRUPTED = 0, 3, 130
+LAST_WORDS, LAST_WORDS_IN_HASTE = 60.0, 5.0
+"""How many seconds MLflow is left to take what waits, at the end and after a second Ctrl-C."""
 
 log = logging.getLogger("phasegpt")
 Trainable = Callable[[Mapping[str, Any]], None]
@@ -60,7 +61,7 @@ def drive(
     `trainable` stands in for the jobs that train models. `family` is the parent of several searches, which speaks for
     them. Raises RequestError where another process runs this search.
     """
-    request.places.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(request.places.folder)
     try:
         with (
             FileLock(request.places.folder / "driver.lock", timeout=0),
@@ -70,9 +71,20 @@ def drive(
         ):
             if not alone:
                 raise _busy(request)
+            if family is None and not request.resumed and request.places.request.exists():
+                raise RequestError(f"{request.name} was begun by another process meanwhile; take another --name")
             return _run_alone(request, options, trainable, family)
     except (Timeout, BusyError):
         raise _busy(request) from None
+    except KeyboardInterrupt:
+        say_how_to_go_on(request, options, family)
+        return INTERRUPTED
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(f"{request.name}: the storage takes no more: {error}", file=sys.stderr)
+        say_how_to_go_on(request, options, family)
+        return NO_RESULT
 
 
 def _busy(request: Request) -> RequestError:
@@ -81,7 +93,9 @@ def _busy(request: Request) -> RequestError:
 
 def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None, family: str | None) -> int:
     environment.prepare(own_cluster=options.address is None)
-    if not request.resumed:
+    if request.resumed:
+        mend(request)
+    else:
         request.save()
     log.propagate = False  # the terminal belongs to the console
     _keep_data_checks(request)
@@ -94,10 +108,15 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
         console.say(left)
     uri = tracking_uri(project_root(), options.tracking_uri)
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
+    patience = LAST_WORDS
     try:
         return _Drive(request, options, family, console, tracker, uri).run(trainable)
+    except KeyboardInterrupt:
+        patience = LAST_WORDS_IN_HASTE
+        tracker.finish(request.name, "KILLED")
+        raise
     finally:
-        waiting = tracker.close(timeout=60)
+        waiting = tracker.close(patience)
         if waiting:
             console.say(unsent(waiting, tracker.trouble, request.places.folder))
 
@@ -151,7 +170,7 @@ class _Drive:
             self._describe("Interrupted.")
             self._record(request.places.log)
             self.tracker.finish(request.name, "KILLED")
-            return self._interrupted()
+            return self._stopped(searcher)
         return self._end_ablation(searcher) if request.arms else self._end(searcher)
 
     def _room(self, nodes: Sequence[Node], ask: Ask) -> Slots:
@@ -175,14 +194,12 @@ class _Drive:
 
         return Sweep(self.request.places, self.request.config.search.keep, searcher.study)
 
-    def _interrupted(self) -> int:
-        """Says how to go on, on stderr: whoever asked for --json wants to know as well."""
-        own = (self.request.track, self.request.name)
-        track, name = own if self.family is None else ("all", self.family)
-        command = shlex.join(["python", "-m", "tune.search", *resume_arguments(track, name, self.options)])
-        print("Stopped. Finished trials are kept, running ones go on from their checkpoints:", file=sys.stderr)
-        print(f"  {command}", file=sys.stderr)
-        return INTERRUPTED
+    def _stopped(self, searcher: "JobSearcher") -> int:
+        """Says how to go on, and why that is needed where nobody asked for a stop."""
+        if searcher.trouble:
+            print(f"{self.request.name}: {searcher.trouble}", file=sys.stderr)
+        say_how_to_go_on(self.request, self.options, self.family)
+        return NO_RESULT if searcher.trouble else INTERRUPTED
 
     def _end(self, searcher: "JobSearcher") -> int:
         from tune.conclude import conclude, final_results, summary, write_summary
@@ -239,12 +256,3 @@ class _Drive:
             print(json.dumps(report, indent=1))
         self.console.say(text)
         return WON if ended else NO_RESULT
-
-
-def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list[str]:
-    """The options that go on with a search: its name, and where it was told to run and to write."""
-    words = ["--track", track, "--resume", name]
-    for place in ("storage", "tracking_uri", "address"):
-        value = getattr(options, place)
-        words += [] if value is None else [f"--{place.replace('_', '-')}", without_credentials(str(value))]
-    return words + chosen(options) + (["--json"] if options.json else [])

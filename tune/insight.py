@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phasegpt.config_io import TRACKS
+from phasegpt.interrupts import run
 from tune.control import BAD_INPUT, DONE, find
 
 EXAMPLES = """examples:
@@ -62,4 +63,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from phasegpt.credentials import without_credentials
+from phasegpt.files import make_folder
 from phasegpt.lines import append
 from tune.delivery import Delivery
 from tune.refusal import hopeless, reason, unauthorized
-from tune.spool import LEAVE, Event, Progress, mend, set_aside, take_lock, told_metrics, unfinished
+from tune.spool import LEAVE, Event, Progress, endings, mend, set_aside, take_lock, told_metrics, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 class Outbox:
     """What waits for MLflow. `left` holds the keys of runs that earlier writers of the spool began and did not end,
-    `told` the metrics that they said of those, `trouble` why events wait now, as the last
+    `told` the metrics that they said of those, `ended` how the others ended, `trouble` why events wait now, as the last
     attempt had it, and `denied` whether that is for want of the right credentials.
 
     Raises TrackingError when made on a damaged spool or one in use; nothing later. While it is open, MLflow's own HTTP
@@ -42,7 +43,7 @@ class Outbox:
 
     def __init__(self, spool: Path, delivery: Delivery) -> None:
         self._spool, self._delivery = spool, delivery
-        spool.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(spool.parent)
         self._lock = take_lock(spool)
         try:
             events = mend(spool)
@@ -52,6 +53,9 @@ class Outbox:
             raise
         self._pending = deque(events[self._progress.sent :])
         self.left, self.told = unfinished(events), told_metrics(events)
+        self.ended = endings(events)
+        self._unwritten: deque[Event] = deque()
+        self._full = False
         self._changed = threading.Condition()
         self._held = threading.local()
         self._hurry_until, self._closing = 0.0, False
@@ -63,7 +67,7 @@ class Outbox:
         self._thread.start()
 
     def put(self, kind: str, **values: Any) -> None:
-        """Journal an event (fsync) and return; it is sent in its turn."""
+        """Journal an event (fsync) and return; it is sent in its turn. Where the disk is full it waits in memory."""
         event = {"kind": kind, "at": int(time.time() * 1000), **values}
         held: list[Event] | None = getattr(self._held, "events", None)
         self._journal([event]) if held is None else held.append(event)
@@ -81,14 +85,24 @@ class Outbox:
 
     def _journal(self, events: list[Event]) -> None:
         with self._changed:
-            try:
-                append(self._spool, *events)
-            except OSError as error:
-                kinds = ", ".join(event["kind"] for event in events)
-                log.error("%s: lost, as it cannot be written: an event of kind %s: %s", self._spool, kinds, error)
-                return
-            self._pending.extend(events)
-            self._changed.notify_all()
+            self._unwritten.extend(events)
+            self._write()
+
+    def _write(self) -> None:
+        """Journal what is not yet, by one write; what a full disk does not take waits for the next one, in order."""
+        if not self._unwritten:
+            return
+        try:
+            append(self._spool, *self._unwritten)
+        except OSError as error:
+            if not self._full:
+                log.error("%s cannot be written: %s; events wait in memory", self._spool, error)
+            self._full = True
+            return
+        self._full = False
+        self._pending.extend(self._unwritten)
+        self._unwritten.clear()
+        self._changed.notify_all()
 
     def flush(self, timeout: float) -> int:
         """Wait until everything is sent, at most `timeout` seconds; returns how many events still wait."""
@@ -101,8 +115,12 @@ class Outbox:
 
     def close(self, timeout: float = 30.0) -> int:
         """Flush, then stop sending; returns how many events wait in the spool for the next Outbox on it."""
+        with self._changed:
+            self._write()
         self.flush(timeout)
         with self._changed:
+            if self._unwritten:
+                log.error("%s: %d events are lost, it cannot be written", self._spool, len(self._unwritten))
             self._closing = True
             self._changed.notify_all()
         self._thread.join(LEAVE)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from phasegpt.config_io import TRACKS, project_root
 from phasegpt.credentials import without_credentials
+from phasegpt.interrupts import run
 from tune.decision_notes import notes_of, now, who
 from tune.delivery import open_client, tracking_uri
 from tune.gate import Candidate, Champion, Decision, Evidence, RegistryError, decide, model_name
@@ -207,4 +208,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phasegpt.config_io import TRACKS
+from phasegpt.interrupts import run
 from tune.control import BAD_INPUT, DONE, find
 
 if TYPE_CHECKING:
@@ -116,4 +117,4 @@ def _compare(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

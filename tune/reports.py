@@ -1,7 +1,8 @@
 """What a job tells the driver: plain keys beside `step` and `metric/<name>`.
 
 A last report says how the job ended: FINISHED_KEY true at its end, PAUSED_KEY where it was to go no further, ERROR_KEY
-with the reason where it failed. NOTE_KEY is a remark for the record; `system/<name>` is what the job's process takes.
+with the reason where it failed, FULL_KEY where the storage took no more. NOTE_KEY is a remark for the record;
+`system/<name>` is what the job's process takes.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from tune.process_load import SYSTEM
 
-FINISHED_KEY, PAUSED_KEY, ERROR_KEY, NOTE_KEY = "finished", "paused", "failure", "note"
+FINISHED_KEY, PAUSED_KEY, ERROR_KEY, FULL_KEY, NOTE_KEY = "finished", "paused", "failure", "full", "note"
 PREFIX = "metric/"
 
 

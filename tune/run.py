@@ -13,11 +13,14 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune import TuneError
 from ray.tune.schedulers import TrialScheduler
 
 from phasegpt.config import Config
 from phasegpt.config_io import project_root
 from phasegpt.crew import Crew
+from phasegpt.files import is_full
+from phasegpt.interrupts import heed_termination
 from phasegpt.mirror import address_of, mirror_of
 from tune.amounts import amounts_of
 from tune.capacity import Ask, Node, Slots, type_resource
@@ -61,6 +64,7 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
         )
     else:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    heed_termination()
     try:
         yield living_nodes()
     finally:
@@ -151,5 +155,11 @@ def run_jobs(
             failure_config=tune.FailureConfig(max_failures=FREE),
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except TuneError as error:  # Tune keeps a record of its own beside the search, which nothing here reads
+        if not is_full(error):
+            raise
+        searcher.trouble = searcher.trouble or "the storage takes no more"
+        return False
     return not searcher.interrupted()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from phasegpt.files import read_json, whole_file
+from phasegpt.files import make_folder, read_json, whole_file
 from phasegpt.mirror import Mirror, mirror_of
 from phasegpt.object_store import StorageError
 from tune.commands import COMMANDS
@@ -105,7 +105,7 @@ def restore(places: "SearchPlaces", *, with_checkpoints: bool = False) -> None:
     try:
         packed = mirror.store.read(mirror.name(places.folder / STATE))
         if packed is not None:
-            places.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(places.folder)
             with FileLock(places.folder / "driver.lock", timeout=0):
                 lay(mirror, places, packed, with_checkpoints=with_checkpoints)
     except Timeout:

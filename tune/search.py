@@ -1,6 +1,7 @@
 """python -m tune.search: find the best settings for a track. Parses first; torch and ray come after.
 
-Exit status: 0 a winner was found, 2 bad input, 3 the search ended without a usable trial, 130 interrupted.
+Exit status: 0 a winner was found, 2 bad input, 3 the search ended without a usable trial or could not go on,
+130 interrupted.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from phasegpt.config_io import TRACKS
+from phasegpt.interrupts import terminable
 from tune.capacity import Ask, add_options, shared_by
 
 if TYPE_CHECKING:
@@ -147,22 +149,24 @@ def main(argv: Sequence[str] | None = None, trainable: "Trainable | None" = None
     if options.measure and not options.plan:
         parser().error("--measure needs --plan, whose estimate of time it serves")
     try:
-        return _search(options, trainable)
+        with terminable():
+            return _search(options, trainable)
     except _bad_input() as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted before the search began; nothing is lost", file=sys.stderr)
+        print("interrupted; nothing that was finished is lost", file=sys.stderr)
         return INTERRUPTED
 
 
 def _bad_input() -> tuple[type[Exception], ...]:
     from phasegpt.base_model import ModelError
+    from phasegpt.files import DamagedError
     from phasegpt.object_store import StorageError
     from tune.request import RequestError
     from tune.spool import TrackingError
 
-    return RequestError, ModelError, StorageError, TrackingError
+    return RequestError, ModelError, StorageError, TrackingError, DamagedError
 
 
 def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:

@@ -7,7 +7,8 @@ search pass through the same warm actors, so the finals cost no second start.
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from phasegpt.config_search import Search
-from phasegpt.files import read_json
+from phasegpt.files import is_full, read_json
 from phasegpt.mirror import mirror_of
 from phasegpt.pairs import HALVES
 from tune.arms import Arm
@@ -24,7 +25,7 @@ from tune.commands import Commands
 from tune.finalists import OWN, Candidate, choose, violations
 from tune.jobs import Job, arm_job, as_config, baseline_job, final_job, trial_job
 from tune.luggage import fetch, job_paths
-from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
+from tune.reports import ERROR_KEY, FINISHED_KEY, FULL_KEY, NOTE_KEY, PAUSED_KEY, metrics_of
 from tune.study import METRICS, ORIGIN, SAMPLED, WHY, Study
 
 log = logging.getLogger("phasegpt")
@@ -37,6 +38,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     `rungs` are the steps at which cohorts are compared where the scheduler is `halving`. `on_pruned` hears of a trial
     that lost while no job of it ran; it is None until somebody listens. `commands` are what people ask of the search.
+    `trouble` says why the search ends before its end where nobody asked for that.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         self._baselines = [job for job in self.baselines if not self.done(job)]
         self._finals: list[Job] | None = None
         self._stopped: dict[str, str] = {}
+        self.trouble = ""
         self._handed_out_all = False
         self.on_pruned: Callable[[int, str], None] | None = None
         halving = search.scheduler == "halving"
@@ -84,8 +87,12 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """The next job for Ray, None to wait, FINISHED at the end."""
-        self.obey()
-        job = self._next()
+        job = None
+        with self._stops_when_full():
+            self.obey()
+            job = self._next()
+        if self.trouble:
+            return None
         if job is None and self._running():
             return None
         if job is None:
@@ -186,7 +193,8 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """An evaluation before the end goes to the study."""
-        self._report(self.jobs[trial_id], result)
+        with self._stops_when_full():
+            self._report(self.jobs[trial_id], result)
 
     def _report(self, job: Job, result: Mapping[str, Any]) -> None:
         if job.kind == "trial" and not result.get(FINISHED_KEY) and self.metric in result:
@@ -203,16 +211,26 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A job ended: tell the study which way."""
+        self.ended[trial_id] = "interrupted"  # where the study cannot be told
+        with self._stops_when_full():
+            self._end(trial_id, result, error)
+
+    def _end(self, trial_id: str, result: Mapping[str, Any] | None, error: bool) -> None:
         job = self.jobs[trial_id]
         how, why = self._how(trial_id, result, error)
+        if result is not None and result.get(FULL_KEY):
+            self._storage_is_full(str(result[FULL_KEY]))
         if self._mirrors and how != "interrupted":
             missing = fetch(job_paths(job, self.spec))
             how, why = ("failed", missing) if missing and how == "complete" else (how, why)
         if job.kind == "trial" and result is not None and result.get(NOTE_KEY):
             self.study.note(job.number, str(result[NOTE_KEY]))
-        self.ended[trial_id], self.why[trial_id] = how, why
-        if job.kind != "trial" or how == "interrupted":
-            return
+        self.why[trial_id] = why
+        if job.kind == "trial" and how != "interrupted":
+            self._tell(job, how, why, result)
+        self.ended[trial_id] = how
+
+    def _tell(self, job: Job, how: str, why: str, result: Mapping[str, Any] | None) -> None:
         if how == "complete" and result is not None:
             metrics = metrics_of(result)
             self.study.complete(job.number, metrics, violations(self.search, metrics, self.baseline()))
@@ -236,6 +254,21 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         if not error:
             return "interrupted", ""
         return "failed", self.why.get(trial_id, "the worker died")
+
+    @contextmanager
+    def _stops_when_full(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._storage_is_full(str(error))
+
+    def _storage_is_full(self, why: str) -> None:
+        """Every further job would fail by the same: the search stops as by Ctrl-C, once, and can go on later."""
+        if not self.trouble:
+            self.trouble = f"the storage takes no more: {why}"
+            os.kill(os.getpid(), signal.SIGINT)
 
     def on_trial_error(self, trial_id: str) -> None:
         """Part of Ray's interface; errors arrive through `on_trial_complete`."""

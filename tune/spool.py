@@ -171,6 +171,17 @@ def unfinished(events: Sequence[Event]) -> dict[str, None]:
     return left
 
 
+def endings(events: Sequence[Event]) -> dict[str, str]:
+    """{run key: status} of the runs that were ended and not begun again."""
+    ended: dict[str, str] = {}
+    for event in events:
+        if event["kind"] == "run":
+            ended.pop(event["key"], None)
+        elif event["kind"] == "finish":
+            ended[event["key"]] = event["status"]
+    return ended
+
+
 Told = dict[str, dict[tuple[str, int], float]]
 """{run key: {(metric, step): value}} of what was said of runs that have not come to their own end."""
 

@@ -13,14 +13,17 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 
 from tune.databases import require_postgresql, spoken
-from tune.journal import OneWriterJournal, cut_torn_tail
+from tune.journal import CheckedJournal
 
 Where = Path | str
 """A journal file, or the address of a database."""
 
 
 def open_study(name: str, where: Where, directions: Sequence[str]) -> optuna.Study:
-    """The study of a name, created where there is none. Raises DatabaseError where the database does not answer."""
+    """The study of a name, created where there is none.
+
+    Raises DatabaseError where the database does not answer, DamagedLineError where the journal is damaged.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if isinstance(where, Path):
         return optuna.create_study(study_name=name, storage=_journal(where), directions=directions, load_if_exists=True)
@@ -33,7 +36,7 @@ def open_study(name: str, where: Where, directions: Sequence[str]) -> optuna.Stu
 def together(study: optuna.Study) -> AbstractContextManager[None]:
     """What a study is told while the block lasts goes to its journal by one write; a database takes each by itself."""
     backend = getattr(study._storage, "_backend", None)
-    return backend.together() if isinstance(backend, OneWriterJournal) else nullcontext()
+    return backend.together() if isinstance(backend, CheckedJournal) else nullcontext()
 
 
 def has_study(name: str, url: str) -> bool:
@@ -61,9 +64,7 @@ def copied(name: str, where: Where, folder: Path) -> Path:
 
 
 def _journal(path: Path) -> BaseStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cut_torn_tail(path)
-    return JournalStorage(OneWriterJournal(str(path)))
+    return JournalStorage(CheckedJournal(path))
 
 
 def _database(url: str) -> BaseStorage:

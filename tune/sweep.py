@@ -15,7 +15,7 @@ from typing import Any
 
 from phasegpt.checkpoint_files import ADAPTER, last_adapter
 from phasegpt.config_search import Keep
-from phasegpt.files import read_json, write_json
+from phasegpt.files import read_json, sync_folder, write_json
 from phasegpt.mirror import mirror_of
 from tune.keep import CHECKPOINT, may_go
 from tune.request import SearchPlaces
@@ -118,6 +118,7 @@ def remove(going: Going) -> int:
         adapter = last_adapter(folder)
         if adapter is not None:
             adapter.rename(folder / ADAPTER)
+            sync_folder(folder)
     aside = [_aside(folder / name) for name in going.names]
     _remove_there(going)
     return sum(map(_delete, aside))

@@ -8,7 +8,6 @@ Knows nothing of trials or models, nor how an event is kept and delivered.
 
 import json
 import math
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -150,6 +149,10 @@ class Tracker:
         """The keys of runs that an earlier driver left RUNNING and that nobody has taken up or ended since."""
         return list(self._left)
 
+    def missed(self, key: str, status: Status) -> bool:
+        """Whether an earlier driver did not come to say that a run ended so: it died, or its disk was full."""
+        return key in self._left or (bool(self._outbox.ended) and self._outbox.ended.get(key) != status)
+
     def reconcile(self, live: Collection[str] = ()) -> list[str]:
         """End as KILLED the runs that an earlier driver left RUNNING and that are not in `live`; returns their keys."""
         left = [key for key in self._left if key not in live]
@@ -199,6 +202,7 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    from phasegpt.interrupts import run
     from tune.sync import main
 
-    sys.exit(main())
+    run(main)

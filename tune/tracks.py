@@ -42,8 +42,11 @@ def search_all(
     dashboard = any(request.config.training.distributed.workers > 1 for request in requests)
     with cluster(options.address, dashboard=dashboard):
         for request in requests:
-            if not request.places.summary.is_file() and drive(request, options, trainable, name) == INTERRUPTED:
-                return INTERRUPTED
+            if request.places.summary.is_file():
+                continue
+            status = drive(request, options, trainable, name)
+            if status == INTERRUPTED or not request.places.summary.is_file():  # or the disk was full
+                return status
     found = compare(requests)
     report = {
         "name": name,

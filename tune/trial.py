@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tune.jobs import Job, from_config, trial_name
 from tune.luggage import Luggage, job_paths
 from tune.process_load import ProcessLoad
-from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY, metrics_of, with_metrics
+from tune.reports import ERROR_KEY, FINISHED_KEY, FULL_KEY, NOTE_KEY, PAUSED_KEY, metrics_of, with_metrics
 from tune.smaller import OOM, begin_smaller, chosen_before, out_of_memory, remark, smaller
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def run_job(config: Mapping[str, Any]) -> None:
     from ray import tune
 
     begun, luggage = time.monotonic(), Luggage(*from_config(config))
-    report = _attempt(luggage.job, luggage.spec, luggage.bring)
+    report = attempted(luggage.job, luggage.spec, luggage.bring)
     if not report:
         report = _run_it(luggage)
-        report = {**_attempt(luggage.job, luggage.spec, luggage.leave), **report}
-    ended = ERROR_KEY not in report and PAUSED_KEY not in report
+        report = {**attempted(luggage.job, luggage.spec, luggage.leave), **report}
+    ended = not report.keys() & {ERROR_KEY, FULL_KEY, PAUSED_KEY}
     tune.report({**report, FINISHED_KEY: ended, "seconds": time.monotonic() - begun})
 
 
@@ -60,7 +60,7 @@ def _run_it(luggage: Luggage) -> dict[str, Any]:
 
     def attempt(values: Mapping[str, Any]) -> dict[str, Any]:
         now = replace(job, values={**job.values, **values})
-        return _attempt(now, spec, lambda: _run_on_crew(now, spec, luggage.save))
+        return attempted(now, spec, lambda: _run_on_crew(now, spec, luggage.save))
 
     before = chosen_before(folder)
     report = attempt(before)
@@ -72,9 +72,10 @@ def _run_it(luggage: Luggage) -> dict[str, Any]:
     return {**report, NOTE_KEY: remark(before)} if before else report
 
 
-def _attempt(job: Job, spec: Mapping[str, Any], work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
-    """What `work` says, nothing where it says nothing, or why it failed."""
+def attempted(job: Job, spec: Mapping[str, Any], work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    """What `work` says, nothing where it says nothing, or why it failed; FULL_KEY where the storage takes no more."""
     from phasegpt.crew import WorkerError
+    from phasegpt.files import is_full
     from phasegpt.logs import log_to
 
     try:
@@ -83,6 +84,8 @@ def _attempt(job: Job, spec: Mapping[str, Any], work: Callable[[], dict[str, Any
         with log_to(job_paths(job, spec).log):
             log.exception("%s failed", job.name)
         said = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+        if is_full(error):
+            return {FULL_KEY: said, "step": 0}
         return {ERROR_KEY: f"{OOM}: {said}" if out_of_memory(error) else said, "step": 0}
 
 

@@ -18,7 +18,7 @@ from tune.datasets import Inputs
 from tune.jobs import Job, trial_job
 from tune.luggage import job_paths
 from tune.marks import UNMARKED
-from tune.record import record_end, record_evaluation, record_steps, state_tags
+from tune.record import STATUS, record_end, record_evaluation, record_steps, state_tags
 from tune.reports import FINISHED_KEY, NOTE_KEY, load_of, metrics_of
 from tune.searcher import JobSearcher
 from tune.study import ORIGIN, SAMPLED
@@ -47,10 +47,9 @@ class Watch(Callback):  # type: ignore[misc]
         searcher.on_pruned = self._pruned
 
     def settle(self) -> None:
-        """Record what an earlier process had no time to: jobs that ended and whose runs it left open."""
-        left = set(self.tracker.left())
+        """Record what an earlier process had no time or no room to: jobs whose runs it did not say had ended."""
         for job, how, why in self.searcher.ended_before():
-            if self.key(job) in left:
+            if self.tracker.missed(self.key(job), STATUS[how]):
                 self._begin(job)
                 self._record(job, how, why)
 

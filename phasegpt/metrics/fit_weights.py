@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phasegpt.files import write_text
 from phasegpt.metrics.components import VERSION, Reading, components
 from phasegpt.metrics.damage import MARKER_OPENINGS, TURN_OPENINGS, glued, shuffled, stuffed, with_foreign_ends
 from phasegpt.metrics.kinship import Example, Vectors, chance, fit_direction
@@ -328,7 +329,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHT_FILE, help="where to write (default: the package's own)")
     given = parser.parse_args()
     made = table(given.root, judged_vectors())
-    given.out.write_text(json.dumps(made, indent=1, sort_keys=False) + "\n", encoding="utf-8")
+    write_text(given.out, json.dumps(made, indent=1, sort_keys=False) + "\n")
 
 
 if __name__ == "__main__":

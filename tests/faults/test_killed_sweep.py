@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from phasegpt.files import read_json
-from tests.faults.test_killed_driver import PATIENCE, SETS, Place, check, place  # noqa: F401 - a fixture
+from tests.faults.place import PATIENCE, SETS, Place
+from tests.faults.test_killed_driver import check, place  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(900)]
 TRIALS = 5

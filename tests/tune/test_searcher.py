@@ -1,5 +1,6 @@
 """The order of a search and what each end means for the study, driven by hand as Ray drives it."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from phasegpt.config_search import Search
 from phasegpt.files import write_json
 from tune.commands import Commands
 from tune.jobs import Job, from_config
-from tune.reports import FINISHED_KEY, PAUSED_KEY, metrics_of, with_metrics
+from tune.reports import FINISHED_KEY, FULL_KEY, PAUSED_KEY, metrics_of, with_metrics
 from tune.searcher import JobSearcher
 from tune.study import CURVE, NOTES, WHY, Study
 
@@ -185,6 +186,23 @@ def test_an_interrupted_trial_stays_running_and_is_asked_again(tmp_path: Path) -
     assert hands.searcher.interrupted()
     again = Hands(tmp_path)
     assert again.must_take()[1] == job
+
+
+def test_a_full_disk_stops_the_search_once_and_its_trial_is_asked_again(tmp_path: Path) -> None:
+    hands, told = Hands(tmp_path), []
+    hands.baselines()
+    (one, first), (other, second) = hands.must_take(), hands.must_take()
+    before = signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
+    try:
+        for trial_id in (one, other):
+            full = {"step": 0, FULL_KEY: "OSError: [Errno 28] No space left on device", FINISHED_KEY: False}
+            hands.searcher.on_trial_complete(trial_id, result=full)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told == [signal.SIGINT]
+    assert hands.searcher.trouble == "the storage takes no more: OSError: [Errno 28] No space left on device"
+    again = Hands(tmp_path)
+    assert [again.must_take()[1], again.must_take()[1]] == [first, second]
 
 
 def test_a_resumed_search_hands_out_only_what_is_not_done(tmp_path: Path) -> None:

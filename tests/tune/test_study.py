@@ -297,7 +297,7 @@ def test_a_torn_journal_is_cut_with_a_warning_and_goes_on(tmp_path: Path, caplog
     journal.write_bytes(whole + b'{"op_code": 5, "wor')
     with caplog.at_level(logging.WARNING, "phasegpt"):
         after = opened(tmp_path, search())
-    assert "study.journal: cut 19 bytes of a line that was never finished" in caplog.text
+    assert "study.journal:6: cut 19 bytes of a line that was never finished" in caplog.text
     assert journal.read_bytes().startswith(whole + b"{")
     assert after.ask() == asked
     run_out(after)

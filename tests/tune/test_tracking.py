@@ -1,5 +1,6 @@
 """What a tracker says arrives in MLflow once: one real SQLite MLflow, and an address where nobody answers."""
 
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from phasegpt.lines import append
 from tests.mlflow_store import migrated
 from tune import outbox
 from tune import spool as spooling
@@ -272,6 +274,43 @@ def test_a_torn_last_line_is_cut_with_a_warning(uri: str, spool: Path, caplog: p
     assert second.close(ENOUGH) == 0
     assert list(runs_of(uri, "torn")) == ["s"]
     assert [event["kind"] for event in read_spool(spool)] == ["open", "run", "open"]
+
+
+def test_what_a_full_disk_did_not_take_is_written_and_sent_in_its_turn_later(
+    uri: str, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, full = Tracker(uri, "full", spool), [False]
+
+    def write(path: Path, event: dict[str, Any]) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(path, event)
+
+    monkeypatch.setattr(outbox, "append", write)
+    tracker.run("s", "search")
+    full[0] = True
+    tracker.metrics("s", {"loss": 1.0}, 1)
+    tracker.metrics("s", {"loss": 0.5}, 2)
+    full[0] = False
+    tracker.finish("s")
+    assert tracker.close(ENOUGH) == 0
+    assert [event["kind"] for event in read_spool(spool)] == ["open", "run", "metrics", "metrics", "finish"]
+    run = runs_of(uri, "full")["s"]
+    assert run.info.status == "FINISHED"
+    assert history(uri, run, "loss") == [(1, 1.0), (2, 0.5)]
+
+
+def test_an_end_that_was_never_written_is_missed(uri: str, spool: Path) -> None:
+    first = Tracker(NOBODY, "missed", spool)
+    assert not first.missed("s/1", "FINISHED")  # a spool that begins may have been begun anew by hand
+    for key in ("s/1", "s/2", "s/3"):
+        first.run(key, key)
+    first.finish("s/1")
+    first.finish("s/2", "KILLED")
+    first.close(0.0)
+    second = Tracker(NOBODY, "missed", spool)
+    assert [second.missed(f"s/{number}", "FINISHED") for number in (1, 2, 3, 4)] == [False, True, True, True]
+    second.close(0.0)
 
 
 def test_two_senders_on_one_spool_are_refused(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A job in its actor on the toy model: what it reports at a pause, and after running out of memory."""
 
+import errno
 import gc
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from phasegpt.files import read_json
 from phasegpt.trainer import TrainerSettings
 from tests.tune.conftest import ToyRequest
 from tune.jobs import as_config, trial_job
-from tune.reports import ERROR_KEY, FINISHED_KEY, NOTE_KEY, PAUSED_KEY
+from tune.reports import ERROR_KEY, FINISHED_KEY, FULL_KEY, NOTE_KEY, PAUSED_KEY
 from tune.smaller import ACCUMULATION, BATCH
-from tune.trial import run_job
+from tune.trial import attempted, run_job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VALUES = {"training.learning_rate": 1e-3}
@@ -111,3 +112,21 @@ def test_a_job_that_does_not_fit_in_smaller_bites_either_fails_with_the_reason(
     assert not failed[FINISHED_KEY]
     assert failed[NOTE_KEY].startswith("oom: ran again")
     assert not (told.request.places.results / "trial-003.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "key"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), FULL_KEY),
+        (OSError(errno.EROFS, "Read-only file system"), FULL_KEY),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), FULL_KEY),
+        (FileNotFoundError(errno.ENOENT, "No such file"), ERROR_KEY),
+        (ValueError("bad"), ERROR_KEY),
+    ],
+)
+def test_a_full_disk_is_told_from_a_failure_of_the_job(tmp_path: Path, error: Exception, key: str) -> None:
+    def work() -> None:
+        raise error
+
+    told = attempted(trial_job(0, {}, ""), {"storage": str(tmp_path), "track": "b", "name": "toy"}, work)
+    assert told.keys() == {key, "step"}
