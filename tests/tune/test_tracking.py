@@ -281,10 +281,10 @@ def test_what_a_full_disk_did_not_take_is_written_and_sent_in_its_turn_later(
 ) -> None:
     tracker, full = Tracker(uri, "full", spool), [False]
 
-    def write(path: Path, event: dict[str, Any]) -> None:
+    def write(path: Path, *events: dict[str, Any]) -> None:
         if full[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
-        append(path, event)
+        append(path, *events)
 
     monkeypatch.setattr(outbox, "append", write)
     tracker.run("s", "search")
