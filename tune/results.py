@@ -93,7 +93,7 @@ def _command(words: Sequence[str]) -> int:
 
 
 def budget(searches: Sequence[Published]) -> str:
-    """Fits times minutes on this machine, a line for each search."""
+    """Fits times minutes at this machine's speed of the moment, a line for each search."""
     lines = [f"{'search':24} {'state':10} {'fits':>5} {'minutes a fit':>14} {'hours':>7}  asks"]
     return "\n".join([*lines, *map(_line, searches)])
 

@@ -106,7 +106,7 @@ def test_every_file_behind_published_results_loads(path: Path) -> None:
 
 
 def test_there_is_a_published_file_for_every_track() -> None:
-    assert [path.stem for path in PUBLISHED] == ["smollm2_a", "smollm2_b", "smollm2_c"]
+    assert {path.stem for path in PUBLISHED} >= {"smollm2_a", "smollm2_b", "smollm2_c"}
 
 
 def test_there_are_shipped_files_for_every_track_and_two_profiles() -> None:

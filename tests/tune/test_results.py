@@ -33,8 +33,8 @@ class Played:
     def __call__(self, words: Sequence[str]) -> int:
         self.asked.append(" ".join(words))
         status = self.statuses.pop(0) if self.statuses else WON
-        name = words[-1]
-        if status == WON and name in {search.name for search in SEARCHES}:
+        name = words[1 + next(place for place, word in enumerate(words) if word in ("--name", "--resume"))]
+        if status == WON:
             write_json(named(name).places.summary, {"name": name})
         return status
 
@@ -57,6 +57,8 @@ def test_missing_searches_run_in_order_and_are_published(root: Path) -> None:
     command = Played()
     assert run_all(SEARCHES, ["--max-concurrent", "7"], command) == WON
     assert [words.split("--name ")[1].split()[0] for words in command.asked] == [search.name for search in SEARCHES]
+    assert all(words.endswith("--max-concurrent 7") for words in command.asked)
+    assert {search.state for search in SEARCHES} == {"published"}
 
 
 def test_what_is_published_is_left_alone(root: Path) -> None:
