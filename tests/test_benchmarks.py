@@ -4,6 +4,7 @@ What they reckon from figures is held against numbers worked by hand.
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -78,6 +79,39 @@ def test_the_exponent_of_a_cost_is_its_slope_between_logarithms() -> None:
     assert exponent([100, 1000, 10_000], [0.5, 0.5, 0.5]) == pytest.approx(0)
     assert exponent([100], [0.5]) is None
     assert exponent([100, 1000], [0.0, 1.0]) is None
+
+
+def left(file: Path, at: float, **content: Any) -> None:
+    """A file of our search, last written `at`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    os.utime(file, (at, at))
+
+
+def test_what_our_search_took_is_read_from_the_files_that_it_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+    from search_sides import our_run
+
+    results, jobs = (tmp_path / top / "v14" / "track_a" / "bench" for top in ("results", "checkpoints"))
+    left(results / "baseline-search.json", 1010, seconds={"pairs": 1.0, "answers": 2.0})
+    left(results / "baseline-final.json", 1020, seconds={"pairs": 1.0})
+    judged = {"seconds": {"pairs": 0.5, "answers": 1.5}, "summary": {"eval_loss": 0.6}}
+    left(jobs / "trial-000" / "evaluations" / "step-00000006.json", 1025, step=6, **judged)
+    left(jobs / "trial-000" / "evaluations" / "step-00000012.json", 1034, step=12, **judged)
+    left(results / "trial-000.json", 1035, clock={"step_seconds": 9.0})
+    left(jobs / "trial-001" / "evaluations" / "step-00000006.json", 1040, step=6, **judged)  # it was stopped there
+    left(results / "final-000-seed-1042.json", 1060)
+    left(tmp_path / "checkpoints" / "v14" / "shared_work" / "entry" / "answers.json", 1005, seconds=4.0)
+    run = our_run(tmp_path, 2, begun=1000, ended=1063)
+    assert (run.before, run.after, run.evaluation) == (20, 3, 4)
+    assert run.parts == {"baseline_evaluations": 4, "shared_work": 4, "finals": 20, "ending": 3}
+    assert [trial.seconds for trial in run.trials] == [15, 5]
+    assert [trial.evaluation for trial in run.trials] == [4, 2]
+    assert run.trials[0].service == 15 - 9 - 4
+    assert [(each.step, each.at) for each in run.trials[0].evaluations] == [(6, 5), (12, 14)]
+    assert evaluated(run, (0, 1)) == 63 - 20  # its finals are not in it
 
 
 def kept(file: Path, **asked: Any) -> list[str]:
