@@ -241,8 +241,8 @@ def _read_kept(file: Path) -> _Kept:
     try:
         kept = _Kept.model_validate(read_json(file))
     except (OSError, ValueError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise RequestError(f"{file}: expected what was asked of a search: {said}; put it back from a copy") from error
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.__cause__ or error
+        raise RequestError(f"{file} is damaged ({said}); put it back from a copy") from error
     if not isinstance(kept.config.get("search"), dict):
         raise RequestError(f"{file}: expected a config with a search block; put it back from a copy")
     return kept

@@ -6,7 +6,6 @@ the same.
 """
 
 import gc
-import importlib
 import logging
 import os
 import time
@@ -186,9 +185,9 @@ def _workbench() -> "Workbench":
     What the imports made is left out of all later garbage collections: it stays anyway, and each fit asks for one,
     which took a third of a second over half a million objects.
     """
+    import phasegpt.train  # noqa: F401 - all that a fit imports
     from phasegpt.parts import Workbench
 
-    importlib.import_module("phasegpt.train")
     if "workbench" not in _warm:
         gc.collect()
         gc.freeze()

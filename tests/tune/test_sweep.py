@@ -121,6 +121,7 @@ class Driver:
         total = len(read_spool(spool))
         progress = Progress(spool, total)
         progress.done(total - progress.sent)
+        progress.settle()
 
     def to_the_end(self) -> None:
         while self.take() or self.running:
