@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phasegpt.interrupts import terminable
+from phasegpt.interrupts import run, terminable
 from tune.capacity import Ask, add_options, shared_by, slots
 
 if TYPE_CHECKING:
@@ -265,4 +265,4 @@ def _numbers(values: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

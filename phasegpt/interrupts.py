@@ -1,5 +1,10 @@
-"""How a command ends that is told to: SIGTERM does what Ctrl-C does, and nothing is said but one line."""
+"""How a command ends that is told to: SIGTERM does what Ctrl-C does, and nothing is said but one line.
 
+One whose output nobody reads any more (`… --plan | head`) ends without a word.
+"""
+
+import os
+import select
 import signal
 import sys
 import threading
@@ -8,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 130
+INTERRUPTED, UNREAD = 130, 141
 
 
 def heed_termination() -> None:
@@ -34,10 +39,23 @@ def run(main: Callable[[], int]) -> NoReturn:
     try:
         with terminable():
             status = main()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         status = INTERRUPTED
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        status = UNREAD
     sys.exit(status)
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from phasegpt import interrupts
 from phasegpt.files import read_json, write_json
 from tune.published import SEARCHES, Published, named
 
@@ -124,4 +125,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.run(main)

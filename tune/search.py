@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from phasegpt.config_io import TRACKS
-from phasegpt.interrupts import terminable
+from phasegpt.interrupts import run, terminable
 from tune.capacity import Ask, add_options, shared_by
 
 if TYPE_CHECKING:
@@ -290,4 +290,4 @@ def _print_plans(requests: "Sequence[Request]", options: argparse.Namespace) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,5 +1,6 @@
 """A command that is told to end says one line, and ends with 130."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ SLEEPS = """
 import sys, time
 from phasegpt.interrupts import run
 def main():
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)
         time.sleep(60)
     finally:
         print("cleaned", flush=True)
@@ -43,3 +44,29 @@ def test_a_command_that_is_left_alone_ends_with_its_own_status() -> None:
     code = "from phasegpt.interrupts import run; run(lambda: 3)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (3, b"")
+
+
+SAYS = """
+import sys
+from phasegpt.interrupts import run
+def main():
+    sys.stdout.write("a line\\n" * int(sys.argv[1]))
+    return 0
+run(main)
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_command_whose_output_nobody_reads_ends_without_a_word(lines: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", SAYS, str(lines)], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_broken_pipe_of_another_kind_is_an_error() -> None:
+    code = "from phasegpt.interrupts import run\ndef main():\n    raise BrokenPipeError('a socket')\nrun(main)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BrokenPipeError: a socket" in done.stderr
