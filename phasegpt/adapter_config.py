@@ -57,7 +57,8 @@ def read_plain_lora(folder: Path) -> PlainLora:
     if not isinstance(settings, dict):
         raise ModelError(f"{file}: expected an object, found {type(settings).__name__}")
     if settings.get("peft_type") != "LORA":
-        raise ModelError(f"{folder} holds a {settings.get('peft_type')!r:.60} adapter; only LORA is supported")
+        kind = one_line(str(settings.get("peft_type")))[:60]
+        raise ModelError(f"{folder} holds a {kind} adapter; only LORA is supported")
     odd = [key for key, value in settings.items() if value and key not in (*PlainLora.model_fields, *HARMLESS)]
     if odd:
         named = one_line(", ".join(odd))[:200]

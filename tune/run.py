@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune import TuneError
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 
 from phasegpt.config import Config
@@ -42,6 +43,10 @@ TRIAL_MEMORY = 64e6
 """What a trial of several workers reserves itself, in bytes: no CPU, of which the smallest part would keep a group of
 as many workers as a node has CPUs waiting for ever, nor nothing at all, which Tune refuses."""
 
+PASSED_ON = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+"""What Ray Tune passes on to trials in the command lines of their processes, for everybody to see; processes of a
+cluster of our own inherit them anyway."""
+
 
 @contextmanager
 def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[Node]]:
@@ -55,6 +60,7 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
         yield living_nodes()
         return
     if address is None:
+        class_cache.ENV_VARS_TO_PROPAGATE -= PASSED_ON
         ray.init(
             address="local",
             include_dashboard=dashboard,

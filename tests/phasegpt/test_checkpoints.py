@@ -179,7 +179,8 @@ def test_an_address_of_no_version_is_refused_before_anything_is_written(
 
 def test_an_adapter_that_names_no_base_model_is_an_error(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.paths.adapter, tmp_path / "copy")
-    (tmp_path / "copy" / "adapter_config.json").write_text("{}")
+    settings = read_json(tmp_path / "copy" / "adapter_config.json")
+    write_json(tmp_path / "copy" / "adapter_config.json", {**settings, "base_model_name_or_path": None})
     with pytest.raises(ModelError, match="names no base model"):
         locate(str(tmp_path / "copy"), tmp_path)
 
