@@ -11,6 +11,7 @@ from pathlib import Path
 from phasegpt.files import read_json, write_json
 from tune.delivery import PARENT_TAG, RUN_KEY
 from tune.request import SearchPlaces
+from tune.views import MOST
 
 DAY = 86_400_000
 NUMBERS = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count}) "
@@ -42,7 +43,11 @@ def _statements(name: str, count: int, connection: sqlite3.Connection) -> list[s
         **{table: {"run_uuid": run} for table in OF_RUNS},
     }  # fmt: skip
     only = {"experiment_tags": "WHERE key LIKE 'mlflow.sharedViewState.%'"}
-    return [_copied(table, changed, numbers, only.get(table, ""), connection) for table, changed in values.items()]
+    few = {"experiment_tags": NUMBERS.format(count=min(count, MOST))}  # more views do not stay
+    return [
+        _copied(table, changed, few.get(table, numbers), only.get(table, ""), connection)
+        for table, changed in values.items()
+    ]
 
 
 def _numbered(column: str) -> str:

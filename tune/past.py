@@ -8,6 +8,7 @@ machines share may tell of another one.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -22,6 +23,9 @@ from phasegpt.runs import shared_work_of
 from phasegpt.shared_parts import TRUNK
 from tune.request import Request, SearchPlaces
 from tune.spool import SPOOL, Event, TrackingError, read_spool
+
+TRIES = 20
+"""So many searches of the same kind are read, the newest first, until one tells what is asked."""
 
 Span = tuple[float, float]
 """When something began and ended, in seconds since 1970."""
@@ -59,7 +63,8 @@ def last_search(request: Request) -> Past | None:
     """The newest finished search with the same model, profile, precision, device and workers, of this track if there
     is one; None where there is none, or none that can be read.
     """
-    return next((past for places in _finished(request) if (past := _read(places, request)) is not None), None)
+    like = ((places, config) for places in _finished(request) if (config := _like(places, request)) is not None)
+    return next((past for each in islice(like, TRIES) if (past := _read(*each)) is not None), None)
 
 
 def _finished(request: Request) -> Iterator[SearchPlaces]:
@@ -94,10 +99,7 @@ def _kind(config: Config) -> tuple[object, ...]:
     return model.base_model, len(stages(config)), precision, device
 
 
-def _read(places: SearchPlaces, request: Request) -> Past | None:
-    config = _like(places, request)
-    if config is None:
-        return None
+def _read(places: SearchPlaces, config: Config) -> Past | None:
     try:
         events = read_spool(places.folder / SPOOL)
         baselines = [read_json(places.results / f"baseline-{half}.json")["seconds"] for half in ("search", "final")]

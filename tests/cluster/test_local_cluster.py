@@ -10,7 +10,7 @@ import pytest
 from cluster.dashboard import Dashboard
 from cluster.jobs import connect, follow
 from tests.cluster.machine import Machine, alive, until
-from tests.listening import listeners
+from tests.listening import answers, listeners
 from tune.request import RequestError
 
 pytestmark = [
@@ -72,6 +72,8 @@ def test_a_cluster_of_one_node_runs_a_job_and_leaves_nothing_behind(
     beyond = [each for each in listeners(processes) if not each.is_alone()]
     assert [each for each in beyond if not each.is_rays()] == []  # MLflow listens to this machine alone
     assert int(state["address"].rpartition(":")[2]) not in {each.port for each in beyond}
+    said = {each.port: answers(each.port) for each in beyond}
+    assert {port: found for port, found in said.items() if "OK" in found} == {}
 
     again = machine.local("start")
     assert (again.returncode, again.stdout) == (2, "")
