@@ -23,6 +23,8 @@ SETTLE = 0.5
 """Seconds after which of two claims at once the later one is seen by both."""
 LOOK = 2.0
 """Seconds between two looks of those who wait."""
+LENGTH = 256
+"""Bytes of every claim: readers ask for the size first, and a claim that changed its size meanwhile they would cut."""
 log = logging.getLogger("phasegpt")
 
 
@@ -64,7 +66,7 @@ class Claim:
 
     def _write(self) -> None:
         said = {"holder": self.holder, "until": time.time() + COUNTS}
-        self.mirror.store.write(self.name, json.dumps(said).encode())
+        self.mirror.store.write(self.name, json.dumps(said).ljust(LENGTH).encode())
 
     def _renew(self) -> None:
         while not self._ended.wait(COUNTS / 3):

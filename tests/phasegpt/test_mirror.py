@@ -177,6 +177,18 @@ def test_of_two_machines_one_makes_what_both_need(machine: Machine) -> None:
     assert {(folder / "part.json").read_text() for folder in folders.values()} == {made[0]}
 
 
+def test_claims_of_all_holders_have_one_size(machine: Machine) -> None:
+    mirror = machine("one")
+    sizes = set()
+    for holder in ("a", "a-machine-with-a-long-name" * 4):
+        Claim(mirror, "work.claim", holder)._write()
+        content = mirror.store.read("work.claim")
+        assert content is not None
+        sizes.add(len(content))
+        assert Claim(mirror, "work.claim").other() == holder
+    assert len(sizes) == 1
+
+
 def test_a_claim_that_nobody_renews_runs_out(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phasegpt.once.COUNTS", -1.0)
     mirror = machine("one")
