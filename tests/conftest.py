@@ -1,6 +1,7 @@
 """Fixtures that every test may use. Heavy imports stay inside them, so that tests of config and data start at once."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tune import environment
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on the toy a second thread costs more than it does
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it in the background, and then all that we start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 environment.prepare(own_cluster=True)  # Ray reads it when it is first imported, which any test may do
 
 

@@ -153,6 +153,7 @@ def test_figures_of_another_search_are_refused(tmp_path: Path) -> None:
     assert "kept.jsonl:1: measured with other options" in shown.stderr
 
 
+@pytest.mark.slow
 def test_the_step_benchmark_prints_the_agreed_object(toy_model_dir: Path, toy_pairs_file: Path) -> None:
     options = ["--model", str(toy_model_dir), "--data", str(toy_pairs_file), "--rounds", "1", "--json"]
     command = [sys.executable, "tests/benchmarks/step.py", *options]
