@@ -5,6 +5,7 @@ bad copy has damaged is found out. Knows nothing of torch.
 """
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _is(path: Path, digest: str) -> bool:
-    return path.is_file() and file_sha256(path) == digest
+    return os.path.isfile(path) and file_sha256(path) == digest  # a name may be too long for a file
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
@@ -86,7 +87,7 @@ def history_left(output_dir: Path) -> list[dict[str, float]]:
     newest = next((folder for folder in _by_step(output_dir) if (folder / WHOLE).is_file()), None)
     try:
         return step_history(newest) if newest else []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s: its steps cannot be read: %s", newest, error)
         return []
 

@@ -15,6 +15,7 @@ import pytest
 import train
 from phasegpt import bundled, cli
 from phasegpt.blind import BlindError, read_votes
+from phasegpt.checkpoint_files import STATE, WHOLE, damage, history_left
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import load_config
 from phasegpt.files import open_file, read_json
@@ -88,6 +89,21 @@ def test_votes_that_are_none_are_refused(odd: dict[str, Path], name: str) -> Non
 def test_a_journal_that_is_a_pipe_is_not_waited_for(odd: dict[str, Path]) -> None:
     with pytest.raises(OSError, match="no ordinary file"):
         read_lines(odd["pipe"])
+
+
+@pytest.mark.parametrize("seal", [{"x" * 3000: "b"}, {"a\0": "b"}, {"/dev/zero": "b"}, {"\ud800": "b"}, ["a"]])
+def test_a_checkpoint_that_names_what_is_no_file_is_damaged(tmp_path: Path, seal: object) -> None:
+    (tmp_path / WHOLE).write_text(json.dumps({"step": 1, "sha256": seal}))
+    assert str(damage(tmp_path)).startswith("damaged")
+
+
+@pytest.mark.parametrize("log", [["loss"], {"loss": 1}, [None], 1])
+def test_the_log_of_a_checkpoint_that_is_none_counts_for_nothing(tmp_path: Path, log: object) -> None:
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / WHOLE).write_text("{}")
+    (checkpoint / STATE).write_text(json.dumps({"log_history": log}))
+    assert history_left(tmp_path) == []
 
 
 def test_a_file_without_line_ends_is_read_no_further_than_a_line_may_be_long(tmp_path: Path) -> None:
