@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cluster.dashboard import Dashboard
 from cluster.state import LocalCluster, read_state, read_token
@@ -49,6 +50,10 @@ def checked_address(address: str) -> str:
         raise RequestError(
             f"--address {address}: jobs are sent to a cluster's dashboard; expected http://HEAD:8265 or https://…"
         )
+    try:
+        urlsplit(address).port  # noqa: B018 - it is read for what it refuses
+    except ValueError as error:
+        raise RequestError(f"--address {address:.200}: {error}; expected http://HEAD:8265 or https://…") from error
     return address.rstrip("/")
 
 

@@ -68,7 +68,7 @@ class ConfigError(ValueError):
 
 def _file_and_line(problem: Problem) -> tuple[str, int]:
     file, _, line = problem.place.rpartition(":")
-    return (file, int(line)) if line.isdecimal() else (problem.place, 0)
+    return (file, int(line)) if line.isdecimal() and len(line) < 10 else (problem.place, 0)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import train
+from cluster.target import checked_address
 from phasegpt import bundled, cli
 from phasegpt.blind import BlindError, read_votes
 from phasegpt.checkpoint_files import STATE, WHOLE, damage, history_left
@@ -112,6 +113,17 @@ def test_a_file_without_line_ends_is_read_no_further_than_a_line_may_be_long(tmp
     os.truncate(file, 20 * LONGEST_LINE)
     (row,) = read_rows(file)
     assert (row.line, row.findings[0].code) == (1, "endless_line")
+
+
+def test_a_config_whose_name_is_a_number_of_thousands_of_digits_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config("9" * 5000)
+
+
+@pytest.mark.parametrize("address", ["http://[", "http://head:x", "http://head:99999999"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(RequestError, match="--address"):
+        checked_address(address)
 
 
 @pytest.mark.parametrize("text", [BOMB, *(f"model: {tag}" for tag in TAGS), "a: " + "[" * 3000, "a: {" * 3000])
