@@ -150,6 +150,7 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
     return float(torch.cat([value.flatten() for value in tensors.values()]).norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_workers_log_what_one_logs_and_end_with_its_weights(both: Both, name: str) -> None:
     one = both.one[name]

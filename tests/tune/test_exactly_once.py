@@ -181,7 +181,7 @@ def test_the_small_search_is_recorded_whole(undisturbed: dict[str, Any]) -> None
     assert (len(undisturbed["s"]["metrics"]), len(undisturbed["s"]["tags"])) == (950, 103)
 
 
-@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(plan={3: "fails after", 5: "fails after", 7: "dies after"})  # a run's creation, a trial's, its first metrics
 @example(plan={5: "dies after"})
 @given(plan=st.dictionaries(st.integers(0, 2 * CALLS), st.sampled_from(HOWS), max_size=CALLS))

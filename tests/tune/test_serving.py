@@ -20,7 +20,7 @@ from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
 from tune.delivery import open_client
 from tune.registry import promote
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("one_thread")]
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["Tell of the river.", "Tell of a clock."]
