@@ -15,6 +15,15 @@ from typing import Any
 
 SECONDS, BEGUN = "noop-seconds", "noop-begun"
 PROMPTS = 6
+SETS = [
+    "search.objectives={eval_loss: min}",
+    "search.constraints={perplexity: '<= 2 * baseline'}",
+    "search.finalists={count: 2, seeds: 1}",
+    "search.max_concurrent=2",
+    "training.max_steps=3",
+    "evaluation.eval_interval=1",
+]
+"""`--set` options of a short search: three evaluations a trial, two at once, and finals."""
 
 
 def loss(values: Mapping[str, Any], step: int, steps: int) -> float:

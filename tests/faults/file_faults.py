@@ -18,20 +18,13 @@ from phasegpt.files import read_json, write_json
 from tests.faults.disk import Content, Disk, Op, lay
 from tests.faults.invariants import broken
 from tests.faults.recording import record
+from tests.noop import SETS
 from tune.spool import SPOOL
 from tune.sync import sync
 
 NAME, TRIALS = "hit", 12
 SEARCH = f"experiments/v14/track_b/{NAME}"
 RESULTS = f"results/v14/track_b/{NAME}"
-SETS = [
-    "search.objectives={eval_loss: min}",
-    "search.constraints={perplexity: '<= 2 * baseline'}",
-    "search.finalists={count: 2, seeds: 1}",
-    "search.max_concurrent=2",
-    "training.max_steps=3",
-    "evaluation.eval_interval=1",
-]
 
 
 BAD_INPUT = 2

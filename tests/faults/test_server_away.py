@@ -16,7 +16,7 @@ import pytest
 
 from tests.mlflow_server import MlflowServer, running
 from tests.mlflow_store import contents
-from tests.noop import SECONDS
+from tests.noop import SECONDS, SETS
 from tests.postgres import Postgres
 from tests.proxy import CLIENT_WAITS, How, before
 from tests.ray_cluster import Cluster
@@ -28,14 +28,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "phasegpt-v14"
 HOWS: tuple[How, ...] = ("refuse", "hang", "late", "500", "503", "after 500", "cut", "cut", "kill", "kill")
-SETS = [
-    "search.objectives={eval_loss: min}",
-    "search.constraints={perplexity: '<= 2 * baseline'}",
-    "search.finalists={count: 2, seeds: 1}",
-    "search.max_concurrent=2",
-    "training.max_steps=3",
-    "evaluation.eval_interval=1",
-]
 TIMED = (".log", ".png", "report.html")
 """Files whose bytes are not those of another search."""
 

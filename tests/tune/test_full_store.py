@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 from phasegpt.config_io import Tree
 from phasegpt.files import write_json
 from tests.many_searches import multiply
+from tests.mlflow_store import migrated
 from tune.delivery import open_client
 from tune.past import last_search
 from tune.request import Request
@@ -46,18 +47,11 @@ def counted() -> Iterator[Counter[str]]:
         event.remove(Engine, "before_cursor_execute", note)
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of MLflow, which takes a while to make."""
-    database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
-    open_client(f"sqlite:///{database}").search_experiments()
-    return database
-
-
 @pytest.fixture
-def database(migrated: Path, tmp_path: Path) -> Path:
-    """One for a test alone."""
-    return Path(shutil.copy(migrated, tmp_path))
+def database(tmp_path: Path) -> Path:
+    """An empty database of MLflow for a test alone."""
+    migrated(tmp_path)
+    return tmp_path / "mlflow.db"
 
 
 def begun(request: Request, uri: str, experiment: str, jobs: int = 2) -> None:
