@@ -83,9 +83,9 @@ def fit(
     """Run `config` to its end and write its checkpoints, log and results to `paths`; the result is what was written.
 
     `on_step(step, {name: value})` after each step; those of an earlier stage have names that begin with phase_a/.
-    `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk, and again
-    for the one that a cut run goes on from; it may raise to end the run early, on all workers if on one. `half` says
-    which evaluation prompts judge (search or final).
+    `on_evaluation(evaluation, checkpoint folder)` after each evaluation, once the checkpoint is safe on disk; a run
+    that goes on tells those of before once more, in their order, though older checkpoints may be gone. It may raise to
+    end the run early, on all workers if on one. `half` says which evaluation prompts judge (search or final).
     With `until` the run pauses at its first evaluation at or after that step, unless it is its last, and raises Paused.
     `start` is an adapter folder whose weights the last stage begins with, in place of the reference's.
     `launched` is when the run was asked for (`time.time()`, None: now), from which its start-up counts. A run that was
@@ -146,6 +146,7 @@ def _run(
     log.info("%s: %d examples, %d steps, method %s", paths.name, len(examples), total, run.config.training.method)
     parameters = run.judged.policy.parameter_counts()
     log.info("%s: parameters %s", paths.name, ", ".join(f"{name} {count:,}" for name, count in parameters.items()))
+    record.tell_again()
     steps = train(
         run.material.model,
         examples,
@@ -221,14 +222,25 @@ class _Record:
         if self.on_step is not None:
             self.on_step(step, values)
 
-    def after_save(self, step: int, checkpoint: Path) -> None:
-        made = next((evaluation for evaluation in self.evaluations if evaluation.step == step), None)
-        evaluation = made or self._evaluate(step)
-        self._pause()
-        if made is not None and step >= self.total:
-            return  # the run had come to its end
-        if self.on_evaluation is not None:  # of one made before a cut it is not known whether it was told
-            self.on_evaluation(evaluation, checkpoint)
+    def tell_again(self) -> None:
+        """Tell what was evaluated before a cut, of which nobody knows whether all of it was told.
+
+        The last evaluation is the run's end, which its result tells.
+        """
+        for evaluation in self.evaluations:
+            if evaluation.step < self.total:
+                self._tell(evaluation)
+
+    def after_save(self, step: int, _: Path) -> None:
+        if all(evaluation.step != step for evaluation in self.evaluations):
+            self._tell(self._evaluate(step))
+
+    def _tell(self, evaluation: Evaluation) -> None:
+        """Raises Paused where the run was asked to come to this evaluation and no further."""
+        if self.until is not None and self.until <= evaluation.step < self.total:
+            raise Paused(evaluation)
+        if self.on_evaluation is not None:
+            self.on_evaluation(evaluation, self.paths.checkpoints / f"checkpoint-{evaluation.step}")
 
     def _evaluate(self, step: int) -> Evaluation:
         evaluation = evaluated(self.run, step, self.total)
@@ -240,13 +252,6 @@ class _Record:
             self._keep(evaluation)
         log.info("%s: evaluation at step %d %s", self.paths.name, step, _short(evaluation.summary))
         return evaluation
-
-    def _pause(self) -> None:
-        """Raises Paused where the evaluation is there that the run was asked for, made now or before a cut."""
-        asked = range(self.total if self.until is None else self.until, self.total)
-        for evaluation in self.evaluations:
-            if evaluation.step in asked:
-                raise Paused(evaluation)
 
     def _keep(self, evaluation: Evaluation) -> None:
         write_json(self.folder / f"step-{evaluation.step:08d}.json", asdict(evaluation))

@@ -60,13 +60,13 @@ def _run(luggage: Any) -> None:
     seconds = _seconds(Path(spec["storage"]))
     with (Path(spec["storage"]) / BEGUN).open("a") as log:
         log.write(f"{job.name} from {begun}\n")
-    for step in range(max(begun, 1), steps + 1):
+    for step in range(1, steps + 1):  # what was told before a cut is told again
         time.sleep(seconds / steps if step > begun else 0)
         if step % interval and step < steps:
             continue
         metrics = {"eval_loss": loss(job.values, step, steps), "perplexity": 40.0 + step}
         report = with_metrics(metrics, step, spec["objective"])
-        write_json(reached, step)
+        write_json(reached, max(step, begun))
         luggage.save()
         if step == job.until:
             tune.report({**report, FINISHED_KEY: False, PAUSED_KEY: True})

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.benchmarks.scaling import exponent
+from tests.benchmarks.scaling import QWEN, exponent, random_model
 from tests.benchmarks.search_runs import (
     Evaluation,
     Run,
@@ -25,6 +26,7 @@ from tests.benchmarks.search_runs import (
     training_only,
     warm_service,
 )
+from tune.shapes import KNOWN
 
 ROOT = Path(__file__).parents[1]
 
@@ -213,13 +215,24 @@ def test_the_search_benchmark_runs_the_same_trials_on_all_sides(toy_sets_of_a_se
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_scaling_benchmark_prints_every_axis(toy_model_dir: Path) -> None:
-    shown = ran("scaling", "--model", str(toy_model_dir), "--points", "2", "--rounds", "1", "--json")
+    axes = ["pairs", "length", "parameters", "slots"]  # the tracks' own forms take gigabytes
+    shown = ran("scaling", "--axes", *axes, "--model", str(toy_model_dir), "--points", "2", "--rounds", "1", "--json")
     assert shown.returncode == 0, shown.stderr
     found = json.loads(shown.stdout)
     assert found["pairs"]["sizes"] == [100, 1000]
     assert found["pairs"]["exponents"]["shared_mib"] == pytest.approx(1, abs=0.05)
     assert found["length"]["exponents"]["shared_mib"] == pytest.approx(1, abs=0.1)
     assert [(row["slots"], row["threads"]) for row in found["slots"]] == [(1, 2), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("name", sorted(QWEN))
+def test_the_tracks_own_forms_have_as_many_parameters_as_a_plan_says(name: str) -> None:
+    with torch.device("meta"):
+        model = random_model(name, 0, {})
+    layers = model.model.layers
+    norms = 2 * model.config.hidden_size * len(layers) + model.config.hidden_size
+    biases = sum(p.numel() for layer in layers for n, p in layer.named_parameters() if n.endswith("bias"))
+    assert model.num_parameters() - norms - biases == KNOWN[f"Qwen/{name}-Instruct"].parameters
 
 
 @pytest.mark.slow

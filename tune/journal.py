@@ -42,7 +42,13 @@ class CheckedJournal(BaseJournalBackend):  # type: ignore[misc]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is appended while the block lasts goes to the disk when it ends, by one write and one fsync."""
+        """What is appended while the block lasts goes to the disk when it ends, by one write and one fsync.
+
+        Of blocks in blocks it is the outer one that writes.
+        """
+        if self._held is not None:
+            yield
+            return
         held = self._held = []
         try:
             yield

@@ -152,14 +152,15 @@ EXAMPLES = """examples:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
         prog="python -m tune.registry",
         description="The champion of each track.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="list|show|promote|rollback|export")
+    commands = p.add_subparsers(required=True, metavar="list|show|promote|rollback|export")
     for name, answer, about in (
         ("list", _list, "every version and what the gate said"),
         ("show", _show, "where the champion (or a version) comes from, and its numbers"),
@@ -172,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--track", choices=TRACKS, required=name != "list")
         command.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else mlflow.db of the project")
         _add_options(command, name)
-    return parser
+    return p
 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
@@ -194,7 +195,7 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m tune.registry`: exit 0, or 2 with one message where there is no such thing or the gate says no."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     from mlflow.exceptions import MlflowException
 
     answer = cast("Callable[[MlflowClient, argparse.Namespace], str]", given.answer)

@@ -14,7 +14,6 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune import TuneError
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 
 from phasegpt.config import Config
@@ -26,7 +25,8 @@ from phasegpt.mirror import address_of, mirror_of
 from tune.amounts import amounts_of
 from tune.capacity import Ask, Node, Slots, type_resource
 from tune.commands import Commands
-from tune.losses import FREE, Losses
+from tune.keys import with_keys
+from tune.losses import FREE, Losses, survive
 from tune.luggage import ADDRESS
 from tune.request import Request
 from tune.scheduler import NotingScheduler
@@ -43,10 +43,6 @@ TRIAL_MEMORY = 64e6
 """What a trial of several workers reserves itself, in bytes: no CPU, of which the smallest part would keep a group of
 as many workers as a node has CPUs waiting for ever, nor nothing at all, which Tune refuses."""
 
-PASSED_ON = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
-"""What Ray Tune passes on to trials in the command lines of their processes, for everybody to see; processes of a
-cluster of our own inherit them anyway."""
-
 
 @contextmanager
 def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[Node]]:
@@ -60,7 +56,6 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
         yield living_nodes()
         return
     if address is None:
-        class_cache.ENV_VARS_TO_PROPAGATE -= PASSED_ON
         ray.init(
             address="local",
             include_dashboard=dashboard,
@@ -143,8 +138,9 @@ def run_jobs(
 ) -> bool:
     """Put every job of the search through the cluster; False where the user interrupted it."""
     resources = trial_resources(workers)
+    survive()
     tuner = tune.Tuner(
-        tune.with_resources(trainable or run_job, resources),
+        tune.with_resources(with_keys(trainable or run_job), resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(request, searcher),

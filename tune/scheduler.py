@@ -39,8 +39,8 @@ class NotingScheduler(FIFOScheduler):  # type: ignore[misc]
             self.searcher.note_stop(trial.trial_id, step, STOPPED)
             return str(self.STOP)
         told = job.kind == "trial" and self.searcher.metric in result and not result.get(FINISHED_KEY)
-        if not told or step not in self.rungs:
-            return str(self.CONTINUE)
+        if not told or step not in self.rungs or step in self.searcher.study.curve(job.number):
+            return str(self.CONTINUE)  # what is in the study was decided on when it was told first
         others = self.searcher.study.values_at(step, but=job.number)
         if not loses(float(result[self.searcher.metric]), others, self.searcher.mode):
             return str(self.CONTINUE)

@@ -237,8 +237,9 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         elif how == "paused":
             self._report(job, result or {})
         elif how == "pruned":
-            self._report(job, result or {})  # Ray keeps the evaluation that led to a stop from `on_trial_result`
-            self.study.prune(job.number, why)
+            with self.study.together():  # Ray keeps the evaluation that led to a stop from `on_trial_result`
+                self._report(job, result or {})
+                self.study.prune(job.number, why)
         else:
             self.study.fail(job.number, why)
 

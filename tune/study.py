@@ -9,6 +9,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -232,6 +233,10 @@ class Study:
             for name, violation in violations.items():
                 trial.set_constraint(name, min(violation, MOST))
             self._study.tell(trial, values)
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is told while the block lasts is kept as one, or not at all; a database takes each by itself."""
+        return together(self._study)
 
     def prune(self, number: int, why: str) -> None:
         """Tell a trial that was stopped early."""

@@ -9,11 +9,12 @@ pairs       a toy of 4 layers, synthetic pairs of some 40 tokens an answer; step
 length      the base model, one pair whose two sequences have so many tokens
 parameters  models of SmolLM2's form with random weights and its vocabulary, 4 pairs of 128 tokens a sequence
 slots       the base model, 4 pairs of 128 tokens: one trial on two threads, on one, and two at once on one each
+qwen        the tracks' own models' forms with random weights, 4 pairs of 128 tokens; two points make no law
 
 The exponent of a row is the slope of the cost over the size, both as logarithms, by least squares: 1 is linear, 0 does
 not grow. Parameters are all of a model's; in the smallest one two thirds of them are the embedding.
 
-    python tests/benchmarks/scaling.py               # about six minutes on two quiet cores
+    python tests/benchmarks/scaling.py               # ten minutes or more on two quiet cores, 16 GB of memory
     python tests/benchmarks/scaling.py --axes length slots --json
 """
 
@@ -38,6 +39,8 @@ COMMON = {"length": 128, "pairs": 4, "batch": 4, "threads": 2}
 TOY = "toy"
 SHAPES = {"192x10": (192, 10), "384x20": (384, 20), "576x30": (576, 30), "768x40": (768, 40)}
 """Width and layers; the third is SmolLM2-135M's own."""
+QWEN = {"Qwen2.5-0.5B": (896, 4864, 24, 14), "Qwen2.5-1.5B": (1536, 8960, 28, 12)}
+"""Width, inner width, layers and heads, from their config.json; both have two heads of keys and values."""
 SIZES: Mapping[str, Sequence[Any]] = {
     "pairs": (100, 1000, 10_000),
     "length": (128, 256, 512, 1024),
@@ -45,6 +48,7 @@ SIZES: Mapping[str, Sequence[Any]] = {
 }
 SLOTS = ((1, 2), (1, 1), (2, 1))
 """Trials at once, and threads of each."""
+EVERY = (*SIZES, "slots", "qwen")
 COSTS = ("step_s", "shared_s", "shared_mib", "step_mib")
 Point = dict[str, Any]
 
@@ -113,21 +117,35 @@ def model_of(spec: Point, folder: Path) -> str:
     if "shape" not in spec:
         return str(spec["model"])
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     from phasegpt.base_model import resolve_base
 
     torch.manual_seed(0)
-    width, layers = SHAPES[spec["shape"]]
     tokenizer = AutoTokenizer.from_pretrained(resolve_base(spec["model"], Path()))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
-        num_attention_heads=width // 64, num_key_value_heads=width // 192, tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    random_model(spec["shape"], len(tokenizer), ends).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     return str(folder / "model")
+
+
+def random_model(shape: str, vocabulary: int, ends: Mapping[str, Any]) -> Any:
+    """A model of one of SHAPES or QWEN with random weights; `ends` are the ids of tokens that end or fill."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    if shape in QWEN:
+        width, inner, layers, heads = QWEN[shape]
+        own = Qwen2Config(
+            vocab_size=151_936, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=2, tie_word_embeddings=True, **ends,
+        )  # fmt: skip
+        return Qwen2ForCausalLM(own)
+    width, layers = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
+        num_attention_heads=width // 64, num_key_value_heads=width // 192, tie_word_embeddings=True, **ends,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
 
 
 def pairs_of(spec: Point) -> list[Any]:
@@ -196,6 +214,16 @@ def slots(spec: Point) -> list[Point]:
     return found
 
 
+def qwen(spec: Point, count: int | None) -> list[Point]:
+    """Each cost of the tracks' own forms, and tokens a second."""
+    found = []
+    for shape in list(QWEN)[:count]:
+        print(f"qwen: {shape}", file=sys.stderr, flush=True)
+        row = in_processes({**spec, "shape": shape})[0]
+        found.append({"shape": shape, **row, "tokens_s": row["tokens"] / row["step_s"]})
+    return found
+
+
 def table(found: Mapping[str, Any]) -> str:
     """The figures for people."""
     lines = []
@@ -209,12 +237,17 @@ def table(found: Mapping[str, Any]) -> str:
     for row in found.get("slots", ()):
         each = f"{row['slots']} at once, {row['threads']} threads each"
         lines.append(f"slots: {each}: {row['step_s']:.2f} s a step, {row['machine_s']:.2f} s of the machine")
+    for row in found.get("qwen", ()):
+        lines.append(
+            f"{row['shape']} with random weights: {row['step_s']:.1f} s a step = {row['tokens_s']:.0f} tokens/s, "
+            f"{row['step_mib']:.0f} MiB a step; shared work {row['shared_s']:.1f} s, {row['shared_mib']:.0f} MiB"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--axes", nargs="+", choices=(*SIZES, "slots"), default=[*SIZES, "slots"])
+    parser.add_argument("--axes", nargs="+", choices=EVERY, default=EVERY)
     parser.add_argument("--model", default="smollm2-135m", help="the bundled model, or a folder")
     parser.add_argument("--layers", choices=("upper_third", "all"), default="upper_third", help="where adapters lie")
     parser.add_argument("--rounds", type=int, default=5, help="steps that are timed at each point (default: 5)")
@@ -233,6 +266,8 @@ def main() -> None:
     }
     if "slots" in given.axes:
         found["slots"] = slots(spec)
+    if "qwen" in given.axes:
+        found["qwen"] = qwen(spec, given.points)
     print(json.dumps(found) if given.json else table(found))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import train
 from cluster import jobs_cli, local, submit
 from phasegpt import cli
-from tune import control, insight, report, search, sync
+from tune import control, insight, registry, report, search, sync
 
 Main = Callable[[Sequence[str]], int]
 
@@ -45,6 +45,10 @@ COMMANDS = {
     "tune.search status": Command(search.main, control.parser(), 15),
     "train": Command(train.main, train.parser(), 8, ("--plan",)),
     "phasegpt data": Command(cli.main, cli.parser(), 15, only=("data",)),
+    "phasegpt": Command(
+        cli.main, cli.parser(), 15, without=("--blind", "--open"), only=("generate", "evaluate", "compare")
+    ),
+    "tune.registry": Command(registry.main, registry.parser(), 15),
     "tune.report": Command(report.main, report.parser(), 15),
     "tune.insight": Command(insight.main, insight.parser(), 15),
     "tune.tracking": Command(sync.main, sync.parser(), 15),
@@ -52,6 +56,25 @@ COMMANDS = {
     "cluster.submit status": Command(submit.main, jobs_cli.parser(), 15),
     "cluster.local": Command(local.main, local.parser(), 4, only=("status",)),
 }
+
+PLAIN: dict[str, tuple[str, ...]] = {
+    "tune.search": ("--track", "b", "--plan"),
+    "tune.search status": ("status", "--json"),
+    "train": ("--config", "configs/v14/v12_lora.yaml", "--plan"),
+    "tune.tracking": ("status",),
+    "tune.registry": ("list",),
+    "cluster.submit": ("--track", "b", "--plan"),
+    "cluster.submit status": ("list",),
+    "cluster.local": ("status",),
+}
+"""Good words of commands that read the environment."""
+
+VARIABLES = (
+    "PHASEGPT_ROOT", "PHASEGPT_CACHE", "PHASEGPT_COMMIT", "PHASEGPT_CLUSTER", "PHASEGPT_BUNDLED_WHEEL",
+    "MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH",
+    "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+"""What they read of it."""
 
 
 def leaves(command: Command) -> list[Leaf]:

@@ -15,11 +15,15 @@ from typing import Any
 
 from phasegpt.lines import append, cut_torn_line, read_lines
 from tests.faults.checkpoint_faults import CHECKPOINT_FAULTS
+from tests.faults.disk_faults import DISK_FAULTS
+from tests.faults.double_faults import DOUBLE_FAULTS
 from tests.faults.file_faults import FILE_FAULTS, Recording
-from tests.faults.process_faults import PROCESS_FAULTS, Cluster
+from tests.faults.process_faults import PROCESS_FAULTS
+from tests.faults.struck import Cluster
 
 Outcome = dict[str, Any]
-EVERY = (*CHECKPOINT_FAULTS, *FILE_FAULTS, *PROCESS_FAULTS)
+ON_RAY = {**PROCESS_FAULTS, **DISK_FAULTS, **DOUBLE_FAULTS}
+EVERY = (*CHECKPOINT_FAULTS, *FILE_FAULTS, *ON_RAY)
 GOOD = ("whole", "refused, then whole")
 
 
@@ -74,8 +78,8 @@ def injected(names: Sequence[str], seeds: Sequence[int], done: Sequence[Outcome]
         cluster = Cluster(folder)
         open_until_the_end.callback(cluster.close)
         for name, seed in left:
-            if name in PROCESS_FAULTS:
-                yield {"fault": name, "seed": seed, "outcome": PROCESS_FAULTS[name](cluster, seed)}
+            if name in ON_RAY:
+                yield {"fault": name, "seed": seed, "outcome": ON_RAY[name](cluster, seed)}
 
 
 def wrong(outcome: Mapping[str, Any]) -> bool:

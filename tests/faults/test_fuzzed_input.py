@@ -32,7 +32,7 @@ from phasegpt.data_checks import Rules
 from phasegpt.data_report import scan_any
 from phasegpt.lines import DamagedLineError, append, read_lines
 from phasegpt.readers import read_rows
-from tests.faults.commands import COMMANDS, Leaf, leaves
+from tests.faults.commands import COMMANDS, PLAIN, VARIABLES, Leaf, leaves
 from tests.faults.hostile import SPLICES, VALUES, mutated, spoiled
 from tune.request import RequestError, _read_kept
 
@@ -275,6 +275,13 @@ def run(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> tuple[int
     return status, out.getvalue(), err.getvalue()
 
 
+ODD = [
+    text
+    for text in (*SPLICES, "a=b", "pipe", "empty/x", "s3://", "http://[", "-1", "nan", "models:/x@")
+    if "\0" not in text
+]
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_a_command_line_of_nonsense_is_refused_and_leaves_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -285,17 +292,34 @@ def test_a_command_line_of_nonsense_is_refused_and_leaves_nothing(
     monkeypatch.setenv("PHASEGPT_CACHE", str(tmp_path / "cache"))
     before = {path for path in tmp_path.rglob("*") if path.name != "cache"}
     rng = random.Random(0 if TIMES == 1 else None)  # noqa: S311 - nonsense, not secrets
-    odd = [
-        text
-        for text in (*SPLICES, "a=b", "pipe", "empty/x", "s3://", "http://[", "-1", "nan", "models:/x@")
-        if "\0" not in text
-    ]
     for _ in range(COMMANDS[name].quick * TIMES):
         leaf = rng.choice(leaves(COMMANDS[name]))
-        words = words_of(leaf, rng, odd)
+        words = words_of(leaf, rng, ODD)
         begin()
         status, out, err = run(COMMANDS[name].main, words)
         assert status in (0, 1, 2), (words, err)
         assert status == 0 or (out + err).strip(), words
         assert "Traceback" not in err, words
     assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN))
+def test_an_environment_of_nonsense_is_borne_or_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").touch()
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0 if TIMES == 1 else None)  # noqa: S311 - nonsense, not secrets
+    words = [str(ROOT / word) if word.endswith(".yaml") else word for word in PLAIN[name]]
+    for _ in range(8 * TIMES):
+        with monkeypatch.context() as patch:
+            patch.setenv("PHASEGPT_CACHE", str(tmp_path / "cache"))
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+            odd = {variable: rng.choice(ODD) for variable in rng.sample(VARIABLES, 2)}
+            for variable, value in odd.items():
+                patch.setenv(variable, value)
+            begin()
+            status, out, err = run(COMMANDS[name].main, words)
+        assert status in (0, 1, 2), (odd, err)
+        assert status == 0 or (out + err).strip(), odd
+        assert "Traceback" not in err, odd

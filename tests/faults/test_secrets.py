@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from cluster import checks
 from cluster.package import Package
 from cluster.sending import Surroundings, environment, search_words
 from phasegpt.checkpoints import _no_such_model
-from tests.processes import MARK, marked
+from tests.ray_cluster import Cluster
 from tests.tune.conftest import ToyRequest, toy_request  # noqa: F401 - a fixture
 from tune.databases import DatabaseError, require_postgresql
 
@@ -42,6 +42,8 @@ SECRETS = {
         )
     )
 }
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": f"{SECRETS['RAY_AUTH_TOKEN'].encode().hex():0<64}"}
+"""Of a Ray that a search starts."""
 ADDRESSES = (
     f"postgresql://me:{CANARY}@db/studies",
     f"postgresql://me:{CANARY}/x@db/studies",
@@ -122,31 +124,34 @@ def holding(folder: Path) -> list[str]:
     return [str(path) for path in files if CANARY in str(path) or CANARY.encode() in path.read_bytes()]
 
 
-def told_by_ps(mark: str, ended: threading.Event) -> list[str]:
-    """The command lines of a search's processes, looked at until it ends, that have a canary."""
+def told_by_ps(ended: threading.Event) -> list[str]:
+    """The command lines of this machine's processes, looked at until the search has ended, that have a canary."""
     found: set[str] = set()
     while not ended.wait(0.2):
-        found |= {line for line in marked(mark) if CANARY in line}
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                line = process.read_text()
+                found |= {line} if CANARY in line else set()
     return sorted(found)
 
 
-def searched(folder: Path, uri: str, **more: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def searched(
+    folder: Path, uri: str, token: Mapping[str, str], *more: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """A search of two jobs that train nothing, with every secret in its environment; and what `ps` told of it."""
-    words = ["--track", "b", "--profile", "laptop", "--name", "s", "--storage", str(folder), "--trials", "2"]
+    words = ["--track", "b", "--profile", "laptop", "--name", "s", "--storage", str(folder), "--trials", "2", *more]
     for value in (
         "search.objectives={eval_loss: min}",
         "search.finalists={count: 1, seeds: 1}",
         "training.max_steps=2",
     ):
         words += ["--set", value]
-    mark = uuid.uuid4().hex
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": f"{SECRETS['RAY_AUTH_TOKEN'].encode().hex():0<64}"}
     around: Mapping[str, str] = {
-        **os.environ, **SECRETS, **token, **more, MARK: mark, "PYTHONPATH": str(ROOT),
+        **os.environ, **SECRETS, **token, "PYTHONPATH": str(ROOT),
         "MLFLOW_TRACKING_URI": uri, "RAY_TMPDIR": str(folder / "ray"), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }  # fmt: skip
     ended, seen = threading.Event(), list[str]()
-    watch = threading.Thread(target=lambda: seen.extend(told_by_ps(mark, ended)))
+    watch = threading.Thread(target=lambda: seen.extend(told_by_ps(ended)))
     watch.start()
     try:
         done = subprocess.run(
@@ -166,7 +171,7 @@ def searched(folder: Path, uri: str, **more: str) -> tuple[subprocess.CompletedP
 def test_a_search_writes_shows_and_passes_on_no_secret(place: Path, away: bool) -> None:
     """With a server that is away, whose address has a password, everything waits in the spool."""
     uri = f"http://me:{CANARY}99@127.0.0.1:1" if away else f"sqlite:///{place}/mlflow.db"
-    done, seen = searched(place, uri)
+    done, seen = searched(place, uri, TOKEN)
     assert done.returncode == 0, done.stderr
     assert seen == []
     assert CANARY not in done.stdout + done.stderr
@@ -174,3 +179,15 @@ def test_a_search_writes_shows_and_passes_on_no_secret(place: Path, away: bool) 
     assert list((place / "ray").rglob("*.log"))
     assert holding(place) == []
     assert SECRETS["RAY_AUTH_TOKEN"].encode().hex() not in done.stdout + done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_search_on_a_cluster_of_others_tells_ps_no_secret(place: Path, ray_cluster: Cluster) -> None:
+    own = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    done, seen = searched(place, f"sqlite:///{place}/mlflow.db", own, "--address", ray_cluster.address)
+    assert done.returncode == 0, done.stderr
+    assert seen == []
+    assert CANARY not in done.stdout + done.stderr
+    assert holding(place) == []

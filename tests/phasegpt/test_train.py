@@ -187,8 +187,12 @@ def test_a_rerun_of_a_finished_run_trains_and_evaluates_nothing_and_gives_the_sa
 
     monkeypatch.setattr(train, "evaluate", never)
     monkeypatch.setattr("phasegpt.trainer._Trainer", never)
-    again = fit(config_of(toy_overrides), never, paths=paths, on_step=never)
+    told: list[int] = []
+    again = fit(
+        config_of(toy_overrides), lambda evaluation, _: told.append(evaluation.step), paths=paths, on_step=never
+    )
     assert comparable(again) == comparable(result)
+    assert told == [3]
     assert (paths.checkpoints / "checkpoint-6").stat().st_mtime_ns == before
 
 
@@ -234,6 +238,17 @@ def test_a_run_cut_at_an_evaluation_goes_on_to_the_same_end(
     fit(config_of(toy_overrides), paths=paths, on_step=lambda step, _: steps.append(step))
     assert steps == [4, 5, 6]
     assert_same_run(paths, whole[0], step=6)
+
+
+def test_a_run_that_goes_on_tells_all_its_evaluations_again_in_their_order(
+    toy_overrides: list[str], tmp_path: Path
+) -> None:
+    config = config_of(toy_overrides, "evaluation.eval_interval=1", "training.max_steps=4")
+    with pytest.raises(Cut):
+        fit(config, cut_at(3), paths=paths_of(tmp_path))
+    told: list[int] = []
+    fit(config, lambda evaluation, _: told.append(evaluation.step), paths=paths_of(tmp_path))
+    assert told == [1, 2, 3, 4]
 
 
 def test_a_run_that_pauses_tells_its_evaluation_and_goes_on_to_the_same_end(

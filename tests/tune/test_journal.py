@@ -94,7 +94,8 @@ def test_what_is_held_is_seen_at_once_and_written_at_the_end(tmp_path: Path) -> 
     for turn in range(3):
         with together(study):
             study.set_user_attr("a", turn)
-            study.set_user_attr("b", turn)
+            with together(study):  # it writes with the outer one
+                study.set_user_attr("b", turn)
             assert study.user_attrs == {"before": 0, "a": turn, "b": turn}
             assert path.read_bytes() == lines
         assert path.read_bytes().startswith(lines)

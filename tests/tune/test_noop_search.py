@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from phasegpt.files import read_json
+from tests.faults.place import new_search
 from tests.mlflow_store import migrated
 from tests.noop import BEGUN, SECONDS
 from tests.noop_dying import ATTEMPTS
+from tests.noop_greedy import GIGABYTES
 from tests.ray_cluster import Cluster
 from tune.search import main as search
 
@@ -175,3 +178,18 @@ def test_a_trial_may_lose_its_worker_as_often_as_it_gets_further_and_once_more(
     assert trials == {"trial-000": "COMPLETE", "trial-001": "COMPLETE", "trial-002": "FAIL"}
     attempts = (tmp_path / ATTEMPTS).read_text().splitlines()
     assert (attempts.count("trial-001"), attempts.count("trial-002")) == (5, 2)
+
+
+@pytest.mark.faults
+def test_a_worker_that_ray_kills_for_want_of_memory_is_a_loss_like_any_other(tmp_path: Path) -> None:
+    memory = psutil.virtual_memory()
+    most = (memory.total - memory.available + (GIGABYTES - 1) * 2**30) / memory.total
+    watch = {"RAY_memory_usage_threshold": f"{most:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
+    words = new_search(2, "--track", "b", "--sampler", "random", "--max-concurrent", "1", "--storage", str(tmp_path))
+    command = [sys.executable, "-m", "tests.noop_greedy", *words, "--tracking-uri", migrated(tmp_path), "--json"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **watch}, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [trial["state"] for trial in json.loads(done.stdout)["trials"]] == ["COMPLETE"] * 2
+    assert len((tmp_path / ATTEMPTS).read_text().splitlines()) == 2

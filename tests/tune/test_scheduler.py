@@ -66,6 +66,15 @@ def test_baselines_progress_and_ends_pass_it_by(tmp_path: Path) -> None:
     assert scheduler.on_trial_result(None, RayTrial(two), end) == TrialScheduler.CONTINUE
 
 
+def test_what_a_trial_passed_once_it_passes_again_though_others_are_ahead_by_now(tmp_path: Path) -> None:
+    hands = Hands(tmp_path)
+    hands.baselines()
+    (one, _), (two, _) = hands.must_take(), hands.must_take()
+    assert told(hands, one, 1, 0.8) == TrialScheduler.CONTINUE
+    assert told(hands, two, 1, 0.4) == TrialScheduler.CONTINUE
+    assert told(hands, one, 1, 0.8) == TrialScheduler.CONTINUE
+
+
 def test_a_resumed_search_stops_by_what_was_measured_before_it(tmp_path: Path) -> None:
     hands = Hands(tmp_path)
     hands.baselines()
