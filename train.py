@@ -101,9 +101,12 @@ def overrides(options: argparse.Namespace) -> list[str | tuple[str, Any, str]]:
 def _main(options: argparse.Namespace) -> int:
     from phasegpt.base_model import resolve_base
     from phasegpt.config_io import load_tree, project_root
-    from tune.request import check_data, choose_profile, has_gpu, is_own_file, storage_folder
+    from phasegpt.object_store import is_address
+    from tune.request import RequestError, check_data, choose_profile, has_gpu, is_own_file, storage_folder
     from tune.wandb_sink import require_wandb
 
+    if is_address(options.storage or ""):
+        raise RequestError("--storage: a single run writes to a folder; a search (tune.search) can write to a store")
     profile, reason = choose_profile(options.profile, has_gpu(), own=is_own_file(options.config))
     tree = load_tree(options.config, profile, overrides(options))
     config = tree.typed()

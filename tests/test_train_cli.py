@@ -79,6 +79,7 @@ def test_a_single_run_that_fails_says_why_and_keeps_its_log(toy_sets: list[str],
         (["--kto_lambda", "0.05"], "unused with method dpo"),
         (["--lr", "fast"], "training.learning_rate"),
         (["--set", "training.bta=1"], "beta"),
+        (["--storage", "s3://bucket/runs"], "a single run writes to a folder"),
     ],
 )
 def test_a_mistake_is_one_clear_message(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
