@@ -10,6 +10,7 @@ from typing import Any
 from phasegpt.answers import UNPAIRED_METHOD
 from phasegpt.config import Config, unused, value_at
 from tune.amounts import Amounts
+from tune.stopping import rungs
 
 DPO_LR, KTO_LR = 6e-5, 1e-5
 BETAS = 0.01, 0.5
@@ -103,6 +104,13 @@ def _amounts(config: Config, amounts: Amounts) -> Iterator[Advice]:
             key, amounts.steps[-1],
             f"gives {amounts.steps[-1]} optimiser steps: fewer than {FEW_STEPS} hardly move a model, and trials differ "
             f"by chance. Raise it, or lower gradient_accumulation_steps.",
+        )  # fmt: skip
+    scheduler, interval = config.search.scheduler, config.evaluation.eval_interval
+    if scheduler != "none" and len(rungs(amounts.steps[-1], interval)) == 1:
+        yield Advice(
+            "search.scheduler", scheduler,
+            f"is {scheduler}, and stops nobody: a trial takes {amounts.steps[-1]} steps and is evaluated every "
+            f"{interval}. Set evaluation.eval_interval to a third of the steps or less.",
         )  # fmt: skip
     if amounts.prompts < FEW_PROMPTS:
         key = "evaluation.max_prompts" if config.evaluation.max_prompts == amounts.prompts else "evaluation.prompts"

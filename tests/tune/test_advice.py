@@ -47,6 +47,10 @@ def test_sound_settings_are_left_alone(said: Said) -> None:
     [
         (("training.learning_rate=2.0e-4",), "training.learning_rate", 2e-4, ("is 0.0002", "trl#1236", "6e-05")),
         (
+            ("search.scheduler=halving", "evaluation.eval_interval=8"),
+            "search.scheduler", "halving", ("stops nobody", "8 steps", "every 8", "eval_interval to a third"),
+        ),
+        (
             ("search.parameters.training.learning_rate={loguniform: [1.0e-6, 1.0e-3]}",),
             "training.learning_rate", 1e-3, ("goes up to 0.001", "trl#1236", "final prompts"),
         ),
