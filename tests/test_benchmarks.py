@@ -225,6 +225,17 @@ def test_the_scaling_benchmark_prints_every_axis(toy_model_dir: Path) -> None:
     assert [(row["slots"], row["threads"]) for row in found["slots"]] == [(1, 2), (1, 1), (2, 1)]
 
 
+def test_the_page_has_the_ratios_of_what_was_measured() -> None:
+    shown = ran("search", "--keep", "docs/measurements/search-2026-11-26.jsonl", "--json")
+    assert shown.returncode == 0, shown.stderr
+    page = (ROOT / "docs" / "performance.md").read_text()
+    for row in (found for name, found in json.loads(shown.stdout).items() if name != "service_seconds"):
+        for other in ("trl_processes", "ray_pattern"):
+            for suffix, mark in (("", "**"), ("_evaluated", "")):
+                low, high = row[f"vs_{other}{suffix}_spread"]
+                assert f"{mark}{row[f'vs_{other}{suffix}']:.2f}{mark} [{low:.2f}, {high:.2f}]" in page
+
+
 @pytest.mark.parametrize("name", sorted(QWEN))
 def test_the_tracks_own_forms_have_as_many_parameters_as_a_plan_says(name: str) -> None:
     with torch.device("meta"):
