@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 class Outbox:
     """What waits for MLflow. `left` holds the keys of runs that earlier writers of the spool began and did not end,
-    `told` the metrics that they said of those, `ended` how the others ended, `trouble` why events wait now, as the last
+    `told` the metrics that they said of any, `ended` how the others ended, `trouble` why events wait now, as the last
     attempt had it, and `denied` whether that is for want of the right credentials.
 
     Raises TrackingError when made on a damaged spool or one in use; nothing later. While it is open, MLflow's own HTTP
@@ -135,7 +135,8 @@ class Outbox:
         try:
             while batch := self._next_batch(pause):
                 pause = self._try(batch, pause)
-            self._progress.settle(self._size_without(0))
+            with suppress(OSError):  # on a full disk it stays in doubt what has been sent
+                self._progress.settle(self._size_without(0))
         finally:
             self._lock.release()
 

@@ -39,6 +39,9 @@ from tune.watch import Watch
 log = logging.getLogger("phasegpt")
 
 
+STATE_OF_TUNE = "ray.tune.execution.experiment_state"
+"""Tells with a traceback that a full disk does not take Tune's own record of the search, which nothing reads."""
+
 TRIAL_MEMORY = 64e6
 """What a trial of several workers reserves itself, in bytes: no CPU, of which the smallest part would keep a group of
 as many workers as a node has CPUs waiting for ever, nor nothing at all, which Tune refuses."""
@@ -139,6 +142,7 @@ def run_jobs(
     """Put every job of the search through the cluster; False where the user interrupted it."""
     resources = trial_resources(workers)
     survive()
+    logging.getLogger(STATE_OF_TUNE).setLevel(logging.CRITICAL)
     tuner = tune.Tuner(
         tune.with_resources(with_keys(trainable or run_job), resources),
         tune_config=tune.TuneConfig(

@@ -184,12 +184,15 @@ class JobSearcher(Searcher):  # type: ignore[misc]
     def ended_before(self) -> list[tuple[Job, str, str]]:
         """The jobs that came to an end before this process, each with how it ended and why."""
         done = [(job, "complete", "") for job in self.baselines if self.done(job)]
+        finals: list[Job] = []
         for trial in self.study.trials():
             if trial.state.is_finished():
-                job = trial_job(trial.number, self.study.values(trial), trial.user_attrs.get(ORIGIN, SAMPLED))
+                values = self.study.values(trial)
+                job = trial_job(trial.number, values, trial.user_attrs.get(ORIGIN, SAMPLED))
                 done.append((job, ENDS[trial.state], trial.user_attrs.get(WHY, "")))
-        whole = len(done) >= len(self.baselines) + self.study.budget
-        return done + [(job, "complete", "") for job in (self.final_jobs() if whole else ()) if self.done(job)]
+                seeds = range(self.search.finalists.seeds)
+                finals += [final_job(trial.number, values, replicate, self.seed) for replicate in seeds]
+        return done + [(job, "complete", "") for job in finals if self.done(job)]
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """An evaluation before the end goes to the study."""

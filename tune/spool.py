@@ -183,16 +183,14 @@ def endings(events: Sequence[Event]) -> dict[str, str]:
 
 
 Told = dict[str, dict[tuple[str, int], float]]
-"""{run key: {(metric, step): value}} of what was said of runs that have not come to their own end."""
+"""{run key: {(metric, step): value}} of what was said of runs."""
 
 
 def told_metrics(events: Sequence[Event]) -> Told:
-    """The metrics on a spool; a run that was killed may go on, and say them again."""
+    """The metrics on a spool: a run that begins again, though it had come to its end, may say them again."""
     told: Told = {}
     for event in events:
         if event["kind"] == "metrics":
             own = told.setdefault(event["key"], {})
             own.update({(name, event["step"]): value for name, value in event["values"].items()})
-        elif event["kind"] == "finish" and event["status"] != "KILLED":
-            told.pop(event["key"], None)
     return told

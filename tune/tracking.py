@@ -75,7 +75,7 @@ class Tracker:
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
         """Values at a step. NaN and infinities are left out and noted in the tag not_finite.NAME.
 
-        What was said before of a run that has not ended, perhaps by a process that died, is not said again.
+        What was said before of a run that has not ended, or by an earlier process, is not said again.
         """
         told = self._outbox.told.setdefault(key, {})
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}

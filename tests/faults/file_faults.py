@@ -23,6 +23,7 @@ from tune.spool import SPOOL
 from tune.sync import sync
 
 NAME, TRIALS = "hit", 12
+GREETING = f"{NAME}: going on with {NAME}"
 SEARCH = f"experiments/v14/track_b/{NAME}"
 RESULTS = f"results/v14/track_b/{NAME}"
 
@@ -156,7 +157,8 @@ class Recording:
         status, said = self._go_on()
         if status != BAD_INPUT or not refused:
             return self._judged(status, said)  # a bit may have changed that means nothing
-        if refused not in said or said.count("\n") != 1:
+        lines = [line for line in said.splitlines() if line != GREETING]
+        if len(lines) != 1 or refused not in lines[0]:
             return f"not refused in one line: {said[-400:]}"
         self._lay(undamaged)  # the cure: back from a copy
         whole = self._judged(*self._go_on())

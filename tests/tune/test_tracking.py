@@ -21,7 +21,7 @@ from tune import spool as spooling
 from tune.delivery import RUN_KEY, open_client
 from tune.spool import SPOOL, TrackingError, read_spool
 from tune.sync import sync
-from tune.tracking import Tracker, flat_params
+from tune.tracking import Status, Tracker, flat_params
 
 NOBODY = "http://someone:secret@127.0.0.1:9"
 ENOUGH = 30.0
@@ -238,14 +238,16 @@ def test_an_event_that_mlflow_refuses_is_set_aside_and_the_rest_arrives(uri: str
     assert "no run 'nobody'" in refused[0]["reason"]
 
 
-def test_a_run_that_is_begun_again_goes_on(uri: str, spool: Path) -> None:
+@pytest.mark.parametrize("ended", ["KILLED", "FINISHED"])
+def test_a_run_that_is_begun_again_goes_on_and_says_nothing_twice(uri: str, spool: Path, ended: Status) -> None:
     for step in (0, 1):
-        tracker = Tracker(uri, "again", spool)
+        tracker = Tracker(uri, ended, spool)
         tracker.run("s", "search", params={"lr": "1"})
-        tracker.metrics("s", {"loss": 1.0}, step)
-        tracker.finish("s", "KILLED")
+        for each in range(step + 1):
+            tracker.metrics("s", {"loss": 1.0}, each)
+        tracker.finish("s", ended)
         assert tracker.close(ENOUGH) == 0
-    assert history(uri, runs_of(uri, "again")["s"], "loss") == [(0, 1.0), (1, 1.0)]
+    assert history(uri, runs_of(uri, ended)["s"], "loss") == [(0, 1.0), (1, 1.0)]
 
 
 def test_runs_that_an_earlier_driver_left_are_ended(uri: str, spool: Path) -> None:
