@@ -100,7 +100,7 @@ def _run(client: Any, key: str, run: Any, value: float) -> Iterator[str]:
     if run.data.tags.get("trial_state") != "complete":
         yield f"the run {key} is tagged {run.data.tags.get('trial_state')}"
     for metric, steps in (("eval_loss", [0]), ("eval/eval_loss", list(range(1, STEPS)))):
-        there = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+        there = sorted(point.step for point in client.get_metric_history(run.info.run_id, metric))
         if there != steps:
             yield f"the run {key} has {metric} at {there}, not {steps}"
 
