@@ -33,9 +33,8 @@ class RunRecord:
         self._tracker.metrics(self._key, {f"train/{name}": value for name, value in values.items()}, step)
 
     def evaluation(self, evaluation: "Evaluation") -> None:
-        """An evaluation on the way; a run that had ended tells them again."""
-        if not self._whole:
-            record_evaluation(self._tracker, self._key, evaluation.summary, evaluation.step)
+        """An evaluation on the way."""
+        record_evaluation(self._tracker, self._key, evaluation.summary, evaluation.step)
 
     def end(self, how: str, why: str = "") -> None:
         """How the run ended, and all that it leaves."""

@@ -26,7 +26,8 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """That of every command; without what this process knows of other clusters."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_")) and k != "PYTHONPATH"}
-        return {**kept, "PHASEGPT_CACHE": str(self.cache), "RAY_worker_niceness": "0"}
+        own = {"PHASEGPT_CACHE": str(self.cache), "HOME": str(self.cache)}  # at home Ray may have left a token
+        return {**kept, **own, "RAY_worker_niceness": "0"}
 
     @property
     def storage(self) -> Path:

@@ -160,7 +160,7 @@ def test_a_wrong_token_is_refused_with_the_cure(machine: Machine, words: list[st
     there = ["--address", machine.state()["address"], "--storage", str(tmp_path), "--tracking-uri", "http://m"]
     done = stranger.submit(*words, *there)
     assert done.returncode == 2
-    assert "put the cluster's own into a file" in done.stderr  # where Ray has left a token at home, that is refused
+    assert "asks for a token; put the cluster's own into a file" in done.stderr
 
 
 def begun(machine: Machine) -> str:

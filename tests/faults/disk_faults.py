@@ -14,7 +14,7 @@ from tests.noop import SECONDS
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+def _small_disk(folder: Path, megabytes: int) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
     try:
@@ -38,7 +38,7 @@ def full_storage(cluster: Cluster, seed: int) -> str:
     """The disk of the search has no room left, until somebody makes some."""
     dice, place = random.Random(f"full/{seed}"), cluster.place(seed)  # noqa: S311 - moments, not secrets
     disk, database = place.folder / "small", f"sqlite:///{place.folder}/mlflow.db"
-    with small_disk(disk, 64):
+    with _small_disk(disk, 64):
         (disk / SECONDS).write_text("0.3")
         place = Place(disk, place.mark, uri=database)
         process = place.start(*cluster.words())
@@ -55,7 +55,7 @@ def read_only_results(cluster: Cluster, seed: int) -> str:
     """The folder of the results can be written to no more, until it can again."""
     dice, place = random.Random(f"ro/{seed}"), cluster.place(seed)  # noqa: S311 - moments, not secrets
     results = place.folder / "results"
-    with small_disk(results, 64):
+    with _small_disk(results, 64):
         process = place.start(*cluster.words())
         moment(place, process, dice)
         until(lambda: _remounted(results, "ro"), 10)
@@ -75,7 +75,7 @@ def full_server(cluster: Cluster, seed: int) -> str:
     """The disk of the MLflow server has no room left, until somebody makes some."""
     place = cluster.place(seed)
     disk = place.folder / "server"
-    with small_disk(disk, 64), running(MlflowServer(disk)) as server:
+    with _small_disk(disk, 64), running(MlflowServer(disk)) as server:
         place = Place(place.folder, place.mark, uri=server.url)
         process = place.start(*cluster.words())
         moment(place, process, random.Random(f"full-server/{seed}"))  # noqa: S311 - moments, not secrets
