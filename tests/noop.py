@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,13 @@ def noop_job(config: Mapping[str, Any]) -> None:
 
     luggage = Luggage(*from_config(config))
     luggage.bring()
-    failed = attempted(luggage.job, luggage.spec, lambda: _run(luggage))
+    failed = attempted(luggage.job, luggage.spec, lambda: run(luggage, tune.report))
     if failed:
         tune.report({**failed, FINISHED_KEY: False})
 
 
-def _run(luggage: Any) -> None:
-    from ray import tune
-
+def run(luggage: Any, tell: Callable[[dict[str, Any]], None], writes: bool = True) -> None:
+    """The job itself, which tells its reports; where several share one, only one of them `writes`."""
     from phasegpt.files import write_json
     from tune.reports import FINISHED_KEY, PAUSED_KEY, with_metrics
 
@@ -58,31 +57,41 @@ def _run(luggage: Any) -> None:
     reached = paths.checkpoints / "reached.json"
     begun = json.loads(reached.read_text()) if reached.is_file() else 0
     seconds = _seconds(Path(spec["storage"]))
-    with (Path(spec["storage"]) / BEGUN).open("a") as log:
-        log.write(f"{job.name} from {begun}\n")
+    if writes:
+        with (Path(spec["storage"]) / BEGUN).open("a") as log:
+            log.write(f"{job.name} from {begun}\n")
     for step in range(1, steps + 1):  # what was told before a cut is told again
         time.sleep(seconds / steps if step > begun else 0)
         if step % interval and step < steps:
             continue
         metrics = {"eval_loss": loss(job.values, step, steps), "perplexity": 40.0 + step}
         report = with_metrics(metrics, step, spec["objective"])
-        write_json(reached, max(step, begun))
-        luggage.save()
+        if writes:
+            write_json(reached, max(step, begun))
+            luggage.save()
         if step == job.until:
-            tune.report({**report, FINISHED_KEY: False, PAUSED_KEY: True})
+            tell({**report, FINISHED_KEY: False, PAUSED_KEY: True})
             return
         if step < steps:
-            tune.report(report)
+            tell(report)
+    if writes:
+        _leave(luggage, metrics, steps)
+    tell({**report, FINISHED_KEY: True})
+
+
+def _leave(luggage: Any, metrics: Mapping[str, float], steps: int) -> None:
+    from phasegpt.files import write_json
+
+    paths = luggage.paths
     pairs = [{"id": f"pair-{n}", "eval_loss": metrics["eval_loss"] + n / 100} for n in range(PROMPTS)]
     answers = [{"id": f"prompt-{n}", "prompt": f"Is it {n}?", "answer": "No."} for n in range(PROMPTS)]
-    seed = job.values.get("experiment.seed", 42)
+    seed = luggage.job.values.get("experiment.seed", 42)
     result = {"name": paths.name, "metrics": metrics, "step": steps, "steps": steps, "pairs": pairs}
     write_json(
         paths.results,
         {**result, "answers": answers, "adapter": "", "config": {"experiment": {"seed": seed}}, "seconds": {}},
     )
     luggage.leave()
-    tune.report({**report, FINISHED_KEY: True})
 
 
 def _seconds(storage: Path) -> float:

@@ -5,6 +5,7 @@ What they reckon from figures is held against numbers worked by hand.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -226,7 +227,7 @@ def test_the_scaling_benchmark_prints_every_axis(toy_model_dir: Path) -> None:
 
 
 def test_the_page_has_the_ratios_of_what_was_measured() -> None:
-    shown = ran("search", "--keep", "docs/measurements/search-2026-11-26.jsonl", "--json")
+    shown = ran("search", "--keep", "docs/measurements/search-2026-11-26.jsonl", "--stopping", "--json")
     assert shown.returncode == 0, shown.stderr
     page = (ROOT / "docs" / "performance.md").read_text()
     for row in (found for name, found in json.loads(shown.stdout).items() if name != "service_seconds"):
@@ -234,6 +235,9 @@ def test_the_page_has_the_ratios_of_what_was_measured() -> None:
             for suffix, mark in (("", "**"), ("_evaluated", "")):
                 low, high = row[f"vs_{other}{suffix}_spread"]
                 assert f"{mark}{row[f'vs_{other}{suffix}']:.2f}{mark} [{low:.2f}, {high:.2f}]" in page
+        for what in ("every_trial_evaluated_s", "winner_leads_s"):
+            ours, trl, ray = (row["stopping"][side][what] for side in ("ours_stopping", "trl_processes", "ray_pattern"))
+            assert re.search(rf"\| {ours:.0f}\b.*\| {trl:,.0f}\b.*\| {ray:,.0f}\b", page)
 
 
 @pytest.mark.parametrize("name", sorted(QWEN))

@@ -5,10 +5,11 @@ plain copy of those that have ended. Knows nothing of this project's studies, ra
 """
 
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
@@ -27,25 +28,63 @@ class _Ended:
     state: TrialState
     value: float | None
     values: list[float] | None
-    params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]
     constraints: Mapping[str, float]
     intermediate_values: Mapping[int, float]
+    internal: Mapping[str, float]
+    """Its parameters as TPE reckons with them."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> "_Ended":
-        values = trial.values
-        value = values[0] if values is not None and len(values) == 1 else None
-        params, distributions, curve = trial.params, trial.distributions, trial.intermediate_values
-        return cls(trial.number, trial.state, value, values, params, distributions, trial.constraints, curve)
+        values, distributions = trial.values, trial.distributions
+        return cls(
+            number=trial.number,
+            state=trial.state,
+            value=values[0] if values is not None and len(values) == 1 else None,
+            values=values,
+            distributions=distributions,
+            constraints={name: by for name, by in trial.constraints.items() if by > 0},  # of others nothing is counted
+            intermediate_values=trial.intermediate_values,
+            internal={name: distributions[name].to_internal_repr(value) for name, value in trial.params.items()},
+        )
+
+    @property
+    def params(self) -> Mapping[str, float]:
+        """For who asks only which there are."""
+        return self.internal
+
+
+class _Ends:
+    """The plain copies of a study's trials that have ended, each made once."""
+
+    def __init__(self) -> None:
+        self._first: list[_Ended] = []
+        """Of all trials before the first that runs."""
+        self._later: dict[int, _Ended] = {}
+
+    def among(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial | _Ended]:
+        """All trials of a study, by number, with copies of those that have ended."""
+        for trial in trials[len(self._first) :]:
+            if not trial.state.is_finished():
+                break
+            self._first.append(_Ended.of(trial))
+            self._later.pop(trial.number, None)
+        return [*self._first, *map(self._copy, trials[len(self._first) :])]
+
+    def _copy(self, trial: FrozenTrial) -> FrozenTrial | _Ended:
+        if not trial.state.is_finished():
+            return trial
+        if trial.number not in self._later:
+            self._later[trial.number] = _Ended.of(trial)
+        return self._later[trial.number]
 
 
 class _Seen:
     """A study as one call of the sampler sees it: its trials are looked up once."""
 
-    def __init__(self, study: optuna.Study, ended: dict[int, _Ended]) -> None:
+    def __init__(self, study: optuna.Study, ends: _Ends) -> None:
         self._study = study
-        self._trials = [_plain(trial, ended) for trial in study.get_trials(deepcopy=False)]
+        self._trials = ends.among(study.get_trials(deepcopy=False))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -54,14 +93,6 @@ class _Seen:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial | _Ended]:
         return [trial for trial in self._trials if states is None or trial.state in states]
-
-
-def _plain(trial: FrozenTrial, ended: dict[int, _Ended]) -> FrozenTrial | _Ended:
-    if not trial.state.is_finished():
-        return trial
-    if trial.number not in ended:
-        ended[trial.number] = _Ended.of(trial)
-    return ended[trial.number]
 
 
 class _Groups:
@@ -89,7 +120,7 @@ class PatientTPE(TPESampler):  # type: ignore[misc]
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             super().__init__(multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP)
         self._group_decomposed_search_space = _Groups()
-        self._ended: dict[int, _Ended] = {}
+        self._ends = _Ends()
 
     def seeded(self, seed: int) -> "PatientTPE":
         """Itself, with the random numbers of a new sampler of this seed."""
@@ -99,16 +130,41 @@ class PatientTPE(TPESampler):  # type: ignore[misc]
 
     def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See Optuna; so the two below."""
-        space: dict[str, BaseDistribution] = super().infer_relative_search_space(_Seen(study, self._ended), trial)
+        space: dict[str, BaseDistribution] = super().infer_relative_search_space(_Seen(study, self._ends), trial)
         return space
 
     def sample_relative(
         self, study: Any, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        drawn: dict[str, Any] = super().sample_relative(_Seen(study, self._ended), trial, search_space)
+        drawn: dict[str, Any] = super().sample_relative(_Seen(study, self._ends), trial, search_space)
         return drawn
 
     def sample_independent(
         self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return super().sample_independent(_Seen(study, self._ended), trial, param_name, param_distribution)
+        return super().sample_independent(_Seen(study, self._ends), trial, param_name, param_distribution)
+
+    def _get_internal_repr(
+        self, trials: Sequence[FrozenTrial | _Ended], search_space: dict[str, BaseDistribution], study: Any
+    ) -> dict[str, np.ndarray]:
+        """The values of the parameters in the trials that have all of them."""
+        names = tuple(search_space)
+        rows = [
+            _row(trial.internal, names) if isinstance(trial, _Ended) else self._running_row(trial, search_space, study)
+            for trial in trials
+        ]
+        there = [row for row in rows if row is not None]
+        return {name: np.asarray([row[place] for row in there]) for place, name in enumerate(names)}
+
+    def _running_row(
+        self, trial: FrozenTrial, search_space: dict[str, BaseDistribution], study: Any
+    ) -> list[float] | None:
+        found = super()._get_internal_repr([trial], search_space, study)
+        return _row({name: values[0] for name, values in found.items() if len(values)}, tuple(search_space))
+
+
+def _row(values: Mapping[str, float], names: Sequence[str]) -> list[float] | None:
+    try:
+        return [values[name] for name in names]
+    except KeyError:
+        return None

@@ -8,14 +8,18 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
-from tests.faults.place import Place, ended, until
+from tests.faults.place import Place, ended, last_line, new_search, until
 from tests.faults.struck import Cluster, Fault, Strike, hit, moment, outcome
 from tests.mlflow_server import MlflowServer, running
+from tests.noop import SECONDS
 from tests.processes import with_mark
 
 PAUSE = 20.0
+ON_WORKERS = 4
+"""Trials where each starts two workers, which takes them ten seconds or more."""
 CLOCK = "clock-goes-back"
 SITE = f"""import os, time
 _now, _mark = time.time, {CLOCK!r}
@@ -53,7 +57,11 @@ def _to_actor(do: Callable[[int], None], cluster: Cluster) -> Strike:
 
 
 def _actors(cluster: Cluster) -> list[int]:
-    return [pid for pid, command in with_mark(cluster.mark).items() if command.startswith("ray::ImplicitFunc")]
+    return _named("ray::ImplicitFunc", cluster.mark)
+
+
+def _named(title: str, mark: str) -> list[int]:
+    return [pid for pid, command in with_mark(mark).items() if command.startswith(title)]
 
 
 def _kill(pid: int) -> None:
@@ -64,6 +72,22 @@ def _kill(pid: int) -> None:
 def kill_actor(cluster: Cluster, seed: int) -> str:
     """A warm actor dies; nobody goes on by hand."""
     return hit(_to_actor(_kill, cluster), "kill_actor", cluster, seed)
+
+
+def kill_worker(cluster: Cluster, seed: int) -> str:
+    """One of the two Train workers of a trial dies; nobody goes on by hand."""
+    dice = random.Random(f"kill_worker/{seed}")  # noqa: S311 - moments, not secrets
+    place = replace(cluster.place(seed), module="tests.noop_workers")
+    (place.folder / SECONDS).write_text("1.5")
+    words = new_search(ON_WORKERS, "--sampler", "random", "--workers-per-trial", "2", "--max-concurrent", "1")
+    process = place.start(*words)
+    place.wait_for(process, dice.randint(1, ON_WORKERS), dice.uniform(0.0, 1.0))
+    if not (workers := _named("ray::RayTrainWorker", place.mark)):
+        return f"no worker was there to be killed: {last_line(ended(process)[1])}"
+    _kill(dice.choice(workers))
+    status, err = ended(process)
+    until(lambda: not place.left(), 60)
+    return outcome(place, status, err, [], ON_WORKERS)
 
 
 def pause_actor(cluster: Cluster, seed: int) -> str:
@@ -113,6 +137,7 @@ PROCESS_FAULTS: dict[str, Fault] = {
     "kill_driver": partial(hit, _kill_driver, "kill_driver", own_ray=True),
     "kill_raylet": partial(hit, _kill_raylet, "kill_raylet", own_ray=True),
     "kill_actor": kill_actor,
+    "kill_worker": kill_worker,
     "kill_server": partial(_server, _kill_server, "kill_server"),
     "pause_driver": partial(hit, _pause_driver, "pause_driver"),
     "pause_actor": pause_actor,

@@ -69,7 +69,7 @@ def moment(place: Place, process: subprocess.Popen[str], dice: random.Random) ->
     place.wait_for(process, dice.randint(1, TRIALS), dice.uniform(0.0, 0.5))
 
 
-def outcome(place: Place, status: int, err: str, again: list[str]) -> str:
+def outcome(place: Place, status: int, err: str, again: list[str], trials: int = TRIALS) -> str:
     """Of a search that a fault has hit and that has ended: go on with it as often as it says, and look."""
     for _ in range(2):
         if status == 0:
@@ -78,7 +78,7 @@ def outcome(place: Place, status: int, err: str, again: list[str]) -> str:
     if status:
         return f"went on with status {status}: {last_line(err)}"
     sync(place.folder / "experiments/v14/track_b/killed" / SPOOL, place.mlflow)
-    return "; ".join(broken(place.folder, "killed", TRIALS, place.mlflow)) or "whole"
+    return "; ".join(broken(place.folder, "killed", trials, place.mlflow)) or "whole"
 
 
 def hit(strike: Strike, name: str, cluster: Cluster, seed: int, own_ray: bool = False) -> str:
