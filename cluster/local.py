@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (ValueError, RuntimeError) as error:  # RequestError, a damaged state, a process that cannot be ended
+    except (ValueError, RuntimeError, OSError) as error:  # a damaged state, a process that cannot be ended, no place
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ Knows nothing of how processes are started and ended.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def state_file() -> Path:
 
 def read_state() -> LocalCluster | None:
     """The cluster that was started last and not stopped; None where there is none. Raises ValueError if damaged."""
-    if not state_file().is_file():
+    if not os.path.isfile(state_file()):
         return None
     kept: dict[str, Any] = read_json(state_file())
     return LocalCluster(**{**kept, "roots": tuple(Root(**root) for root in kept["roots"])})

@@ -51,7 +51,7 @@ def ensure_bundled() -> Path:
     Any number of processes may call it at once: one works, the others wait. Raises BundledModelError.
     """
     folder = bundled_folder()
-    if folder.is_dir():  # it gets this name by a rename once it is whole
+    if os.path.isdir(folder):  # it gets this name by a rename once it is whole
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

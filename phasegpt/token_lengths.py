@@ -82,7 +82,7 @@ def token_counter(base_model: str, root: Path) -> TokenCounter:
     """The counter of a base model: its own where its folder is at hand (nothing is fetched), else one by words."""
     folder = bundled_folder() if base_model == BUNDLED else root / os.path.expanduser(base_model)
     template = _template(folder)
-    if template is None or not (folder / "tokenizer.json").is_file():
+    if template is None or not os.path.isfile(folder / "tokenizer.json"):
         return WordCounter()
     from tokenizers import Tokenizer
 
@@ -92,7 +92,7 @@ def token_counter(base_model: str, root: Path) -> TokenCounter:
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if os.path.isfile(path) else {}
     return settings
 
 
@@ -106,7 +106,7 @@ def _special_tokens(folder: Path) -> dict[str, str]:
 def _template(folder: Path) -> "Template | None":
     """The chat template of a folder, set up as transformers does; None where there is none that renders a question."""
     file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else _settings(folder).get("chat_template")
+    source = file.read_text(encoding="utf-8") if os.path.isfile(file) else _settings(folder).get("chat_template")
     if not isinstance(source, str):
         return None
     from jinja2 import TemplateError

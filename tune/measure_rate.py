@@ -113,7 +113,7 @@ def _products(shape: Shape, kind: torch.dtype, device: str) -> tuple[float, tupl
 def _decoding(config: Config, shape: Shape, device: str) -> Decoding:
     """Steps of generation by the model where it is here, else products of its sizes."""
     numbers: float
-    if (shape_folder(config) / "config.json").is_file():
+    if os.path.isfile(shape_folder(config) / "config.json"):
         of, numbers, steps = f"{config.model.base_model} with adapters", shape.parameters, _model_steps(config, device)
     else:
         of, (numbers, steps) = "products of the model's sizes", _product_steps(shape, device)

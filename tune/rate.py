@@ -3,6 +3,7 @@ instant. Imports no torch; `measure_rate.py` is what measures properly.
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -117,7 +118,7 @@ def keep_rate(rate: Rate) -> None:
 def stored_rate(device: str) -> tuple[Rate | None, str]:
     """The kept rate of this machine on cpu or cuda, or None and why there is none; "" where nothing was kept."""
     path = rate_file()
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None, ""
     try:
         rate = _read(read_json(path))

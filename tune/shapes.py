@@ -1,6 +1,7 @@
 """The sizes of a decoder that decide what a run of it costs, read from its config.json. Imports no torch."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ KNOWN = {
 def shape_of(config: Config) -> Shape | None:
     """The shape of a config's base model; None where it is not here yet and none of `KNOWN`."""
     name, path = config.model.base_model, shape_folder(config) / "config.json"
-    if path.is_file():
+    if os.path.isfile(path):
         return read_shape(path)
     return KNOWN.get(name) or _of_hub(name)
 

@@ -323,3 +323,16 @@ def test_an_environment_of_nonsense_is_borne_or_refused(
         assert status in (0, 1, 2), (odd, err)
         assert status == 0 or (out + err).strip(), odd
         assert "Traceback" not in err, odd
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN))
+def test_a_cache_whose_name_is_too_long_is_borne_or_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHASEGPT_CACHE", str(tmp_path / ("x" * 5000)))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    words = [str(ROOT / word) if word.endswith(".yaml") else word for word in PLAIN[name]]
+    status, out, err = run(COMMANDS[name].main, words)
+    assert status in (0, 2), err
+    assert (out + err).strip()
+    assert "Traceback" not in err
