@@ -6,6 +6,7 @@ Resume is replay (DESIGN decision 11): a new Tuner from the study, the results a
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -72,7 +73,28 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
     try:
         yield living_nodes()
     finally:
-        ray.shutdown()
+        leave()
+
+
+def leave() -> None:
+    """End what this process has of Ray. Raises KeyboardInterrupt afterwards where that was asked for meanwhile.
+
+    A shutdown takes a second or more, and Ray's core begins it by making SIGTERM kill this process at once. So it runs
+    in a thread of its own, and this one says again and again what SIGTERM means.
+    """
+    interrupt = None
+    with ThreadPoolExecutor(1) as aside:
+        ended = aside.submit(ray.shutdown)
+        while not ended.done():
+            try:
+                heed_termination()
+                wait([ended], timeout=0.01)
+            except KeyboardInterrupt as told:
+                interrupt = told
+    heed_termination()
+    ended.result()
+    if interrupt is not None:
+        raise interrupt
 
 
 def living_nodes() -> Sequence[Node]:

@@ -78,7 +78,8 @@ def test_a_run_that_is_told_to_stop_leaves_nothing_but_the_command_that_goes_on(
     assert command[:2] == ["python", "train.py"]
     status, err = ended(started(command[1:]), PATIENCE)
     assert status == 0, err
-    assert "step 2 " not in err
+    assert "step 1  loss" not in err
+    assert "step 2  loss" not in err
     assert len(list(checkpoints.iterdir())) == 1
 
 
