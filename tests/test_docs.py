@@ -324,6 +324,17 @@ def test_the_results_page_quotes_the_arms_of_the_summaries(name: str) -> None:
                 assert f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]" in page("docs/results.md")
 
 
+def test_the_results_page_quotes_the_winners_of_the_tracks() -> None:
+    for winner in result("smollm2-tracks")["comparison"]:
+        gain, interval = winner["over_untuned"], winner["interval"]
+        row = f"| {winner['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}] | "
+        row += f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] | {winner['metrics']['perplexity']:.2f} | "
+        row += f"{winner['metrics']['kl_divergence']:.3f} | {winner['p_best']:.2f} |"
+        assert row in page("docs/results.md")
+        card = page(f"docs/cards/track-{winner['track']}.md")
+        assert f"| spiral_score | higher | {winner['mean']:.4g} | {interval['low']:.4g} to {interval['high']:.4g} |" in card
+
+
 def test_the_readme_and_the_baseline_have_the_numbers_of_the_summaries() -> None:
     summary = result("smollm2-own")
     best, untuned = summary["finalists"][0], summary["baseline_final"]["metrics"]

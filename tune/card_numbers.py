@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phasegpt.metrics.declared import DECLARED, Direction
-from phasegpt.statistics import Interval, mean_by_prompt, runs_interval
+from phasegpt.statistics import Interval, mean_by_prompt
+from tune.finalists import score_interval
 from tune.gate import Candidate, Evidence, interval_text, runs_of
 
 BETTER: Mapping[Direction | None, str] = {"max": "higher", "min": "lower", None: "-"}
@@ -12,12 +13,12 @@ SAMPLE_WORDS = 120
 
 
 def metric_intervals(evidence: Evidence) -> dict[str, Interval]:
-    """The 95 % interval of each metric that has at least two rows, over new prompts and new runs."""
+    """The 95 % interval of each metric that has at least two rows, over new prompts and new runs, cut to its range."""
     found = {}
     for name in evidence.scores:
         runs = runs_of(evidence, name)
         if name in evidence.metrics and len({prompt for run in runs for prompt in run}) > 1:
-            found[name] = runs_interval(runs)
+            found[name] = score_interval(runs, name)
     return found
 
 

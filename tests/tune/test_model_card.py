@@ -90,6 +90,12 @@ def test_every_metric_stands_with_its_interval_beside_the_untuned_and_the_config
     assert "over the config's own values: +0.1000 [-0.0500, +0.2500]" in text
 
 
+def test_an_interval_ends_where_the_metric_does(winner: Candidate) -> None:
+    seeds_apart = {prompt: [0.0, 1.0] for prompt in winner.scores["spiral_score"]}
+    between = metric_intervals(replace(winner, scores={"spiral_score": seeds_apart}))
+    assert (between["spiral_score"].low, between["spiral_score"].high) == (0, 1)
+
+
 def test_the_sample_answers_are_the_best_the_middle_and_the_worst(winner: Candidate) -> None:
     assert sample_prompts(winner) == [("the best", "p5"), ("the middle", "p2"), ("the worst", "p0")]
     assert sample_prompts(replace(winner, better="min")) == [
