@@ -326,13 +326,21 @@ def test_the_results_page_quotes_the_arms_of_the_summaries(name: str) -> None:
 
 def test_the_results_page_quotes_the_winners_of_the_tracks() -> None:
     for winner in result("smollm2-tracks")["comparison"]:
-        gain, interval = winner["over_untuned"], winner["interval"]
-        row = f"| {winner['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}] | "
-        row += f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] | {winner['metrics']['perplexity']:.2f} | "
-        row += f"{winner['metrics']['kl_divergence']:.3f} | {winner['p_best']:.2f} |"
-        assert row in page("docs/results.md")
+        mean, gain, (low, high) = (
+            winner["mean"],
+            winner["over_untuned"],
+            (winner["interval"][e] for e in ("low", "high")),
+        )
+        cells = [
+            f"{mean:.3f} [{low:.3f}, {high:.3f}]",
+            f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+            f"{winner['metrics']['perplexity']:.2f}",
+            f"{winner['metrics']['kl_divergence']:.3f}",
+            f"{winner['p_best']:.2f}",
+        ]
+        assert f"| {' | '.join(cells)} |" in page("docs/results.md")
         card = page(f"docs/cards/track-{winner['track']}.md")
-        assert f"| spiral_score | higher | {winner['mean']:.4g} | {interval['low']:.4g} to {interval['high']:.4g} |" in card
+        assert f"| spiral_score | higher | {mean:.4g} | {low:.4g} to {high:.4g} |" in card
 
 
 def test_the_readme_and_the_baseline_have_the_numbers_of_the_summaries() -> None:
