@@ -325,7 +325,7 @@ def test_the_results_page_quotes_the_arms_of_the_summaries(name: str) -> None:
 
 
 def test_the_results_page_quotes_the_winners_of_the_tracks() -> None:
-    for winner in result("smollm2-tracks")["comparison"]:
+    for winner in result("laptop-tracks")["comparison"]:
         mean, gain, (low, high) = (
             winner["mean"],
             winner["over_untuned"],
