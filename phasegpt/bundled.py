@@ -36,7 +36,10 @@ class BundledModelError(RuntimeError):
 
 
 def cache_dir() -> Path:
-    """The folder that keeps converted models: $PHASEGPT_CACHE, else ~/.cache/phasegpt."""
+    """The folder that keeps converted models: $PHASEGPT_CACHE, else ~/.cache/phasegpt.
+
+    Its name may be one that no file can have: os.path says then that nothing is there, where pathlib raises.
+    """
     return Path(os.path.expanduser(os.environ.get("PHASEGPT_CACHE") or "~/.cache/phasegpt")).absolute()
 
 

@@ -73,10 +73,10 @@ def cluster(address: str | None, dashboard: bool = False) -> Iterator[Sequence[N
     try:
         yield living_nodes()
     finally:
-        leave()
+        leave_ray()
 
 
-def leave() -> None:
+def leave_ray() -> None:
     """End what this process has of Ray. Raises KeyboardInterrupt afterwards where that was asked for meanwhile.
 
     A shutdown takes a second or more, and Ray's core begins it by making SIGTERM kill this process at once. So it runs

@@ -67,8 +67,7 @@ class _Ends:
         for trial in trials[len(self._first) :]:
             if not trial.state.is_finished():
                 break
-            self._first.append(_Ended.of(trial))
-            self._later.pop(trial.number, None)
+            self._first.append(self._later.pop(trial.number) if trial.number in self._later else _Ended.of(trial))
         return [*self._first, *map(self._copy, trials[len(self._first) :])]
 
     def _copy(self, trial: FrozenTrial) -> FrozenTrial | _Ended:
