@@ -20,7 +20,7 @@ help: ## what can be made
 
 setup: $(READY) ## .venv with the exact tested versions
 
-# A newer pip first: the one that comes with Python 3.11 is slow to choose among the releases of 170 packages.
+# A newer pip first: the one that comes with Python 3.11 is slow to choose among the releases of 190 packages.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) pip==26.3

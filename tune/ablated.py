@@ -19,7 +19,6 @@ from tune.ablation import (
     scores_at_kl,
     until_step,
 )
-from tune.arms import Arm
 from tune.finalists import prompt_scores
 from tune.jobs import Job
 from tune.request import Request
@@ -35,9 +34,8 @@ def ablated(request: Request, searcher: JobSearcher) -> Ablation | None:
     whole = [number for number, own in of_arm.items() if all(searcher.done(job) for job in own)]
     if len(whole) < 2:
         return None
-    arms = [request.arms[number] for number in whole]
     runs = [[_evaluations(request, job) for job in of_arm[number]] for number in whole]
-    return put_together(request, arms, runs, searcher.read(searcher.baselines[0].name))
+    return put_together(request, whole, runs, searcher.read(searcher.baselines[0].name))
 
 
 def _evaluations(request: Request, job: Job) -> list[Evaluated]:
@@ -46,9 +44,13 @@ def _evaluations(request: Request, job: Job) -> list[Evaluated]:
 
 
 def put_together(
-    request: Request, arms: Sequence[Arm], runs: Sequence[Sequence[Sequence[Evaluated]]], baseline: Mapping[str, Any]
+    request: Request, whole: Sequence[int], runs: Sequence[Sequence[Sequence[Evaluated]]], baseline: Mapping[str, Any]
 ) -> Ablation:
-    """`runs` [arms][seeds][evaluations] compared at their last shared step and at equal KL."""
+    """`runs` [arms][seeds][evaluations] compared at their last shared step and at equal KL; `whole` says which arms.
+
+    Without the first arm, the control, there are no gains.
+    """
+    arms, controlled = [request.arms[number] for number in whole], whole[0] == 0
     metric, way = next(iter(request.config.search.objectives.items()))
     step = last_shared_step([run for of_arm in runs for run in of_arm])
     cut = [[until_step(run, step) for run in of_arm] for of_arm in runs]
@@ -56,7 +58,7 @@ def put_together(
     spent = [_mean(of_arm, KL) for of_arm in cut]
     at_steps = compared(
         labels, values, [[prompt_scores(run[-1], metric) for run in of_arm] for of_arm in cut],
-        [_mean(of_arm, metric) or 0.0 for of_arm in cut], spent, METRICS.get(metric, way),
+        [_mean(of_arm, metric) or 0.0 for of_arm in cut], spent, METRICS.get(metric, way), controlled,
     )  # fmt: skip
     kl = common_kl(runs, step) if all(value is not None for value in spent) else None
     at_kl: list[Measured] = []
@@ -65,7 +67,7 @@ def put_together(
         scores = [[scores_at_kl(run, baseline, metric, kl) for run in of_arm] for of_arm in cut]
         if all(len(mean_by_prompt(of_arm)) > 1 for of_arm in scores):
             unused, spent_alike = [0.0] * len(arms), [kl] * len(arms)
-            at_kl = compared(labels, values, scores, unused, spent_alike, METRICS.get(metric, way))
+            at_kl = compared(labels, values, scores, unused, spent_alike, METRICS.get(metric, way), controlled)
     return Ablation(
         metric=metric,
         better=METRICS.get(metric, way),
@@ -75,6 +77,7 @@ def put_together(
         at_steps=at_steps,
         kl=kl if at_kl else None,
         at_kl=at_kl,
+        left_out=[arm.label for number, arm in enumerate(request.arms) if number not in whole],
     )
 
 

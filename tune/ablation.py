@@ -24,8 +24,8 @@ Evaluated = Mapping[str, Any]
 class Measured:
     """An arm where the arms are compared: one {prompt: score} a seed, with what they add up to.
 
-    `gain` is over the first arm, None for that one itself; both it and `interval` are None where fewer than two prompts
-    have scores.
+    `gain` is over the first arm, None for that one itself, where that one came to no result, and where the arms share
+    fewer than two prompts; `interval` is None where fewer than two prompts have scores.
     """
 
     label: str
@@ -38,21 +38,18 @@ class Measured:
     best: float | None
 
 
-def last_shared_step(runs: Sequence[Sequence[Evaluated]]) -> int:
-    """The last step that every run was evaluated at. Raises ValueError where there is none."""
-    shared = set.intersection(*({int(evaluation["step"]) for evaluation in run} for run in runs))
-    if not shared:
-        raise ValueError("the arms were never evaluated at the same step; give them the same steps and eval_interval")
-    return max(shared)
+def last_shared_step(runs: Sequence[Sequence[Evaluated]]) -> int | None:
+    """The last step that every run was evaluated at; None where there is none, as of arms of other lengths."""
+    return max(set.intersection(*({int(evaluation["step"]) for evaluation in run} for run in runs)), default=None)
 
 
-def until_step(run: Sequence[Evaluated], step: int) -> list[Evaluated]:
-    """The evaluations of a run up to a step, in order."""
-    return sorted((e for e in run if e["step"] <= step), key=lambda e: e["step"])
+def until_step(run: Sequence[Evaluated], step: int | None) -> list[Evaluated]:
+    """The evaluations of a run up to a step (None: all), in order."""
+    return sorted((e for e in run if step is None or e["step"] <= step), key=lambda e: e["step"])
 
 
-def common_kl(arms: Sequence[Sequence[Sequence[Evaluated]]], step: int) -> float:
-    """The KL that every arm has spent by `step`: the least of their means over seeds."""
+def common_kl(arms: Sequence[Sequence[Sequence[Evaluated]]], step: int | None) -> float:
+    """The KL that every arm has spent by `step` (None: by its end): the least of their means over seeds."""
     return min(_mean([until_step(run, step)[-1]["summary"][KL] for run in runs]) for runs in arms)
 
 
@@ -80,12 +77,17 @@ def compared(
     fallback: Sequence[float],
     kl: Sequence[float | None],
     better: Direction,
+    controlled: bool = True,
 ) -> list[Measured]:
-    """Arms with their intervals, simultaneous gains over the first and P(best); `fallback` are means without rows."""
-    judged = all(len(mean_by_prompt(runs)) > 1 for runs in scores)
-    gains = [None, *simultaneous_gains(scores[1:], scores[0], better)] if judged else [None] * len(scores)
-    best: Sequence[float | None] = p_best(scores, better) if judged else [None] * len(scores)
-    intervals = [runs_interval(runs) if judged else None for runs in scores]
+    """Arms with their intervals, simultaneous gains over the first and P(best); `fallback` are means without rows.
+
+    Without `controlled` the first is not the control, which came to no result, and there is nothing to gain over.
+    """
+    prompts = [mean_by_prompt(runs).keys() for runs in scores]
+    met, nothing = len(set.intersection(*map(set, prompts))) > 1, [None] * len(scores)
+    gains = [None, *simultaneous_gains(scores[1:], scores[0], better)] if met and controlled else nothing
+    best: Sequence[float | None] = p_best(scores, better) if met else nothing
+    intervals = [runs_interval(runs) if len(own) > 1 else None for runs, own in zip(scores, prompts, strict=True)]
     means = [interval.mean if interval else fallback[i] for i, interval in enumerate(intervals)]
     columns = zip(labels, values, scores, means, kl, intervals, gains, best, strict=True)
     return [Measured(*column) for column in columns]
@@ -97,16 +99,26 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All that was found; `kl` None and `at_kl` empty where no KL was measured or none was spent."""
+    """All that was found; `kl` None and `at_kl` empty where no KL was measured or none was spent.
+
+    `step` is None where no step was evaluated by all: then each stands where it ended. `left_out` are the arms that
+    came to no result on some seed.
+    """
 
     metric: str
     better: Direction
-    step: int
+    step: int | None
     evaluations: int
     baseline: float | None
     at_steps: Sequence[Measured]
     kl: float | None
     at_kl: Sequence[Measured]
+    left_out: Sequence[str] = ()
+
+    @property
+    def where(self) -> str:
+        """Where the arms are compared first, for people."""
+        return where_compared(self.step)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -118,11 +130,12 @@ class Ablation:
             "equal_steps": [_row(arm) for arm in self.at_steps],
             "kl": self.kl,
             "equal_kl": [_row(arm) for arm in self.at_kl],
+            "left_out": list(self.left_out),
         }
 
     def as_text(self) -> str:
         """For people."""
-        lines = [f"{self.metric} at equal steps ({self.step}):", *map(_line, self.at_steps)]
+        lines = [f"{self.metric} {self.where}:", *map(_line, self.at_steps)]
         if self.kl is not None:
             lines += [
                 f"{self.metric} at equal KL ({self.kl:.3g} nats a token; {self.evaluations} evaluations a run):",
@@ -130,7 +143,13 @@ class Ablation:
             ]
         if self.baseline is not None:
             lines.append(f"  {'untuned model':32} {self.baseline:.3f}")
+        lines += [f"left out, without a result on every seed: {', '.join(self.left_out)}"] if self.left_out else []
         return "\n".join(lines)
+
+
+def where_compared(step: int | None) -> str:
+    """Where arms are compared that share their last step, or none."""
+    return "at the end of each run" if step is None else f"at equal steps ({step})"
 
 
 def _row(arm: Measured) -> dict[str, Any]:
@@ -164,7 +183,7 @@ def draw(found: Ablation, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [(f"at equal steps ({found.step})", found.at_steps)]
+    panels = [(found.where, found.at_steps)]
     panels += [(f"at equal KL ({found.kl:.3g} nats a token)", found.at_kl)] if found.kl is not None else []
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(5.2 * len(panels) + 1.5, 1.4 + 0.5 * len(found.at_steps)), sharey=True, squeeze=False

@@ -33,7 +33,14 @@ def run_name(job: Job) -> str:
 
 def _settings(values: Mapping[str, Any], equals: str) -> list[str]:
     said = {short_name(key): number(value) for key, value in values.items() if key != SEED}
-    return [f"{name}{equals}{shorten(value, VALUE_LENGTH, placeholder='…')}" for name, value in said.items()]
+    return [f"{name}{equals}{_cut(value)}" for name, value in said.items()]
+
+
+def _cut(value: str) -> str:
+    """A value that is too long without its end; of a single word, such as a path, the end tells most."""
+    if " " in value or len(value) <= VALUE_LENGTH:
+        return shorten(value, VALUE_LENGTH, placeholder="…")
+    return f"…{value[1 - VALUE_LENGTH :]}"
 
 
 def job_note(job: Job, state: str, why: str = "") -> str:

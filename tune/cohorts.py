@@ -49,7 +49,8 @@ class Cohorts:
             step = self._of_cohort(cohort, running)
             if step is not None:
                 return step
-            if number == self._finished and all(self._ended(trial) for trial in cohort):
+            whole = len(cohort) == self.size  # the last one grows with the budget
+            if whole and number == self._finished and all(self._ended(trial) for trial in cohort):
                 self._finished += 1
         return None
 
@@ -72,8 +73,8 @@ class Cohorts:
         return number < self.study.asked() and self.study.trial(number).state.is_finished()
 
     def _reached(self, number: int, step: int) -> bool:
-        """Whether a trial needs no job to come to `step`: it has been there, or has ended before."""
-        return self._ended(number) or (number < self.study.asked() and step in self.study.curve(number))
+        """Whether a trial needs no job to come to `step`: it was evaluated there or later, or has ended before."""
+        return self._ended(number) or (number < self.study.asked() and max(self.study.curve(number), default=0) >= step)
 
     def _going_on(self, alive: Sequence[int], size: int, rung: int, step: int) -> list[int]:
         """The best at `step`; the others are told to have lost."""
@@ -89,7 +90,8 @@ class Cohorts:
     def _scored(self, alive: Sequence[int], step: int) -> list[Candidate]:
         found, baseline = [], self.baseline()
         for number in alive:
-            metrics = self.study.curve(number).get(step, {})
+            curve = self.study.curve(number)  # a trial with an eval_interval of its own comes by a little later
+            metrics = curve[min(at for at in curve if at >= step)] if max(curve, default=0) >= step else {}
             if all(name in metrics for name in self.study.objectives):
                 found.append(Candidate(number, {}, metrics, violations(self.search, metrics, baseline)))
         return found

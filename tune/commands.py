@@ -4,6 +4,7 @@ The file is the record: nothing in it is ever changed, and a resumed search read
 nothing of Ray or Optuna.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -49,10 +50,13 @@ def give(folder: Path, command: Command) -> None:
 
 
 class Commands:
-    """The commands of a search in their order; `unread` gives those that came since the last look."""
+    """The commands of a search in their order; `unread` gives those that came since the last look.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / COMMANDS
+    `since` is when the process that obeys them began, in seconds since 1970: an earlier interrupt was not meant for it.
+    """
+
+    def __init__(self, folder: Path, since: float = math.inf) -> None:
+        self.path, self.since = folder / COMMANDS, since
         self._size, self._read = -1, 0
 
     def all(self) -> list[Command]:

@@ -3,7 +3,6 @@
 Reads results from disk and the study; the same for a search that ran through and for one that was resumed.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 
 from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config_search import Search
-from phasegpt.files import write_json
-from tune.finalists import OWN, Candidate, Finalist, judge, prompt_scores, verdict, winner, with_p_best
+from phasegpt.files import read_json, write_json
+from tune.finalists import OWN, Candidate, Finalist, judge, prompt_scores, scored_now, verdict, winner, with_p_best
 from tune.jobs import baseline_job, final_job, trial_name
 from tune.pareto import fronts, hypervolume, upward
 from tune.request import Request
@@ -40,17 +39,17 @@ def conclude(request: Request, searcher: JobSearcher) -> Conclusion | None:
     chosen = searcher.chosen() if all(searcher.done(job) for job in searcher.baselines) else []
     if not chosen:
         return None
-    baseline = searcher.read(baseline_job("final").name)
+    baseline = scored_now(searcher.read(baseline_job("final").name))
     results = {c.number: final_results(request, searcher, c) for c in chosen}
     first = next(iter(request.config.search.objectives))
     own = [prompt_scores(result, first) for result in results.get(OWN, ())]
     ran = [candidate for candidate in chosen if results[candidate.number]]
     if not ran:
         return None
-    challengers = max(1, sum(candidate.number != OWN for candidate in ran))
+    counts = max(1, sum(candidate.number != OWN for candidate in ran)), len(ran)
     judged = with_p_best(
         request.config.search,
-        [_judge(request, candidate, results[candidate.number], own, baseline, challengers) for candidate in ran],
+        [_judge(request, candidate, results[candidate.number], own, baseline, counts) for candidate in ran],
     )
     best = winner(request.config.search, judged)
     run_name = final_results(request, searcher, best)[0]["name"].rsplit("/", 1)[-1]
@@ -65,10 +64,10 @@ def _adapter(request: Request, searcher: JobSearcher, job: str) -> Path | None:
 
 
 def final_results(request: Request, searcher: JobSearcher, who: Candidate | Finalist) -> list[Mapping[str, Any]]:
-    """The results of a finalist's seeds, as far as they are there."""
+    """The results of a finalist's seeds, as far as they are there, all by the present scorer."""
     seeds = range(request.config.search.finalists.seeds)
     jobs = [final_job(who.number, who.values, replicate, request.config.experiment.seed) for replicate in seeds]
-    return [searcher.read(job.name) for job in jobs if searcher.done(job)]
+    return [scored_now(searcher.read(job.name)) for job in jobs if searcher.done(job)]
 
 
 def _judge(
@@ -77,17 +76,17 @@ def _judge(
     results: Sequence[Mapping[str, Any]],
     own: Sequence[Mapping[str, float]],
     baseline: Mapping[str, Any],
-    challengers: int,
+    counts: tuple[int, int],
 ) -> Finalist:
     seeds = [int(result["config"]["experiment"]["seed"]) for result in results]
     others = own if own and candidate.number != OWN else None
-    return judge(request.config.search, candidate, seeds, results, others, baseline, challengers)
+    return judge(request.config.search, candidate, seeds, results, others, baseline, *counts)
 
 
 def summary(
     request: Request, searcher: JobSearcher, conclusion: Conclusion | None, champion: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The object that `--json` prints and `results/…/<name>.json` keeps (DESIGN section 4)."""
+    """The object that `--json` prints and `results/…/<name>.json` keeps."""
     trials = [_trial(trial, searcher) for trial in searcher.study.trials()]
     own = next((trial for trial in trials if trial["id"] == trial_name(OWN)), None)
     baseline = searcher.read("baseline-search") if searcher.done(baseline_job("search")) else None
@@ -126,7 +125,7 @@ def _trial(trial: Any, searcher: JobSearcher) -> dict[str, Any]:
     attributes = trial.user_attrs
     name = trial_name(trial.number)
     path = searcher.results / f"{name}.json"
-    result = json.loads(path.read_text()) if path.is_file() else {}
+    result = read_json(path) if path.is_file() else {}
     return {
         "id": name,
         "state": trial.state.name,

@@ -143,6 +143,8 @@ def _clean(request: "Request", dry: bool) -> int:
 def _command(options: argparse.Namespace, request: "Request") -> Command:
     from tune.request import RequestError
 
+    if request.arms and (options.verb in ("extend", "clone") or options.finish or options.trial is not None):
+        raise RequestError(f"{request.name} is an ablation: its arms are set, there are no trials to stop or to add")
     if options.verb == "extend":
         if options.trials < 1:
             raise RequestError(f"--trials {options.trials}: expected a number of trials to add")

@@ -1,23 +1,30 @@
 """From the winner of a search to the champion's seat: gathers the evidence and asks the registry's gate."""
 
 import logging
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from phasegpt.base_model import ModelError, base_address, base_identity
+from phasegpt.base_model import base_address, base_identity
 from phasegpt.config_io import project_root
-from phasegpt.metrics.text import scorer
+from phasegpt.credentials import without_credentials
 from tune.conclude import Conclusion
-from tune.delivery import open_client
+from tune.delivery import open_client, run_of
 from tune.finalists import OWN, Finalist, prompt_scores
 from tune.jobs import trial_name
 from tune.lineage import git_state
 from tune.request import Request
 from tune.tracking import Tracker
 
+if TYPE_CHECKING:
+    from tune.gate import Candidate, Decision
+
 log = logging.getLogger("phasegpt")
 SECONDS_FOR_MLFLOW = 120
+ATTEMPTS, PAUSE = 3, 2.0
+"""MLflow's own HTTP retries are off while a search records (`outbox`), so a hiccup is met here; pause in seconds."""
 
 
 def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, finals: Sequence[Any]) -> dict[str, Any]:
@@ -29,25 +36,46 @@ def crown(request: Request, found: Conclusion, tracker: Tracker, uri: str, final
     from mlflow.exceptions import MlflowException
 
     from tune.gate import model_name
+
+    unseated = {"model": model_name(request.track), "version": None, "promoted": False}
+    if found.adapter is None:
+        return {**unseated, "reason": "the winner left no adapter to register"}
+    waiting = tracker.flush(SECONDS_FOR_MLFLOW)
+    key = f"{request.name}/{found.run_name}"
+    try:
+        run_id = _run_id(request, key, tracker, uri, waiting)
+        if run_id is None:
+            why = "MLflow was away" if waiting else f"MLflow has no run {key}"
+            return {**unseated, "reason": f"{why}; nothing was registered"}
+        decision = _promote(_candidate(request, found, found.adapter, run_id, finals), uri)
+    except (MlflowException, ValueError, OSError) as error:  # RegistryError, ModelError, DamagedError
+        log.error("the winner could not be registered\n%s", without_credentials(traceback.format_exc()))
+        return {**unseated, "reason": f"not registered: {without_credentials(str(error))}"}
+    return {**unseated, "version": decision.version, "promoted": decision.promote, "reason": decision.reason}
+
+
+def _run_id(request: Request, key: str, tracker: Tracker, uri: str, waiting: int) -> str | None:
+    """MLflow's id of the run behind `key`; asked of MLflow where an earlier process recorded it."""
+    sent = tracker.run_id(key)
+    return sent if sent or waiting else run_of(open_client(uri), request.config.logging.wandb_project, key)
+
+
+def _promote(candidate: "Candidate", uri: str) -> "Decision":
+    """Through the gate; again where MLflow fails, which is safe: what is registered already is found there."""
+    from mlflow.exceptions import MlflowException
+
     from tune.registry import promote
 
-    name = model_name(request.track)
-    if found.adapter is None:
-        return {"model": name, "version": None, "promoted": False, "reason": "the winner left no adapter to register"}
-    tracker.flush(SECONDS_FOR_MLFLOW)
-    run_id = tracker.run_id(f"{request.name}/{found.run_name}")
-    if run_id is None:
-        return {"model": name, "version": None, "promoted": False, "reason": "MLflow was away; nothing was registered"}
-    try:
-        candidate = _candidate(request, found, found.adapter, run_id, finals)
-        decision = promote(open_client(uri), candidate)
-    except (MlflowException, ModelError, OSError) as error:
-        log.exception("the winner could not be registered")
-        return {"model": name, "version": None, "promoted": False, "reason": f"not registered: {error}"}
-    return {"model": name, "version": decision.version, "promoted": decision.promote, "reason": decision.reason}
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return promote(open_client(uri), candidate)
+        except (MlflowException, OSError) as error:
+            log.warning("the registration failed (%d of %d): %s", attempt, ATTEMPTS, without_credentials(str(error)))
+            time.sleep(PAUSE)
+    return promote(open_client(uri), candidate)
 
 
-def _candidate(request: Request, found: Conclusion, adapter: Path, run_id: str, finals: Sequence[Any]) -> Any:
+def _candidate(request: Request, found: Conclusion, adapter: Path, run_id: str, finals: Sequence[Any]) -> "Candidate":
     from tune.gate import Candidate
 
     best, first = found.winner, finals[0]
@@ -64,7 +92,7 @@ def _candidate(request: Request, found: Conclusion, adapter: Path, run_id: str, 
         constraints_met=best.feasible,
         constraints=_constraint_texts(request, best),
         interval_vs_reference=best.over_baseline,
-        scorer=scorer(),
+        scorer=first["hashes"]["scorer"],
         answers=answers_by_prompt(finals),
         better=request.config.search.objectives[objective],
         track=request.track,

@@ -68,6 +68,16 @@ def open_client(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def run_of(client: "MlflowClient", experiment: str, key: str) -> str | None:
+    """MLflow's id of the oldest run of a key in an experiment; None where there is none."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    asked = f"tags.`{RUN_KEY}` = '{key}'"
+    runs = client.search_runs([found.experiment_id], asked, max_results=1, order_by=["attributes.start_time ASC"])
+    return str(runs[0].info.run_id) if runs else None
+
+
 @dataclass(frozen=True)
 class _Metric:
     name: str

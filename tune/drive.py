@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def _busy(request: Request) -> RequestError:
 
 
 def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainable | None, family: str | None) -> int:
+    began = time.time()
     environment.prepare(own_cluster=options.address is None)
     if request.resumed:
         mend(request)
@@ -110,7 +112,7 @@ def _run_alone(request: Request, options: argparse.Namespace, trainable: Trainab
     tracker = Tracker(uri, request.config.logging.wandb_project, request.places.folder / SPOOL)
     patience = LAST_WORDS
     try:
-        return _Drive(request, options, family, console, tracker, uri).run(trainable)
+        return _Drive(request, options, family, console, tracker, uri, began).run(trainable)
     except KeyboardInterrupt:
         patience = LAST_WORDS_IN_HASTE
         tracker.finish(request.name, "KILLED")
@@ -138,7 +140,7 @@ def _keep_data_checks(request: Request) -> None:
 
 @dataclass(frozen=True)
 class _Drive:
-    """One search under way, with where it speaks and where it is recorded."""
+    """One search under way, with where it speaks and where it is recorded; `began` in seconds since 1970."""
 
     request: Request
     options: argparse.Namespace
@@ -146,6 +148,7 @@ class _Drive:
     console: Console
     tracker: Tracker
     uri: str
+    began: float
 
     def run(self, trainable: Trainable | None) -> int:
         """Every job, then what they came to."""
@@ -159,7 +162,7 @@ class _Drive:
         with redirect_stdout(sys.stderr), cluster(self.options.address, dashboard=workers > 1) as nodes:
             slot = self._room(nodes, ask)
             hands, tags = crew(slot, ask), search_tags(request)
-            searcher = make_searcher(request, hands)
+            searcher = make_searcher(request, hands, self.began)
             sweep = self._sweep(searcher)
             watch = Watch(searcher, self.console, self.tracker, request.name, tags, sweep.job)
             self._begin(tags, watch)
@@ -186,7 +189,7 @@ class _Drive:
     def _begin(self, tags: Mapping[str, str], watch: "Watch") -> None:
         begin_search(self.request, self.tracker, tags, self.family)
         watch.settle()
-        for left in self.tracker.reconcile():  # jobs that an earlier process left; those that go on are opened again
+        for left in self.tracker.reconcile(self.request.name):  # what goes on is opened again
             self.tracker.tags(left, state_tags("interrupted", ""))
 
     def _sweep(self, searcher: "JobSearcher") -> "Sweep":

@@ -1,6 +1,6 @@
 """The finals: who runs again on fresh seeds, and what their scores on unseen prompts say.
 
-Pure functions of results; the first objective decides, constraints must hold (DESIGN decision 8).
+Pure functions of results; the first objective decides, constraints must hold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,16 @@ import numpy as np
 
 from phasegpt.config_search import Search
 from phasegpt.metrics.declared import DECLARED, Direction
+from phasegpt.metrics.text import TEXT_METRICS, VERSIONED, scorer
 from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, paired_gain, runs_interval
 from tune.pareto import preference, upward
 from tune.space import Values
 
 OWN = 0
 """The trial with the config's own values."""
+
+DIGITS = 7
+"""To how many digits after the point two finalists must differ for one to be better (`spread.ABSOLUTE`)."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class Finalist:
 
     `scores` is one {prompt id: first objective} a seed, `interval` that of their mean; `gain` is over the config's own
     values (None for those themselves), with an interval that holds for all challengers together, `over_baseline` over
-    the untuned model, both paired by prompt. Each is None where it has fewer than two prompts: perplexity, say, is one
-    number a run. `p_best` is the probability of being the best of the finalists, None where they share no two prompts.
+    the untuned model, with one that holds for all finalists; both are paired by prompt. Each is None where it has fewer
+    than two prompts: perplexity, say, is one number a run. `p_best` is the probability of being the best of the
+    finalists, None where they share no two prompts.
     """
 
     number: int
@@ -82,10 +87,10 @@ class Scored(Protocol):
 def rank(search: Search, scored: Sequence[Ranked]) -> list[Ranked]:
     """From best to worst: those that keep every constraint by `search.pick`, then the others from the least broken.
 
-    Ties go to the earlier trial.
+    Ties go to the earlier trial; equal answers that were evaluated in other batches differ by up to 2e-9.
     """
     kept = [one for one in scored if _broken(one) == 0]
-    points = [upward(search.objectives, one.metrics) for one in kept]
+    points = [tuple(round(x, DIGITS) for x in upward(search.objectives, one.metrics)) for one in kept]
     preferred = preference(points, search.pick, [search.weights.get(name, 1.0) for name in search.objectives])
     order = sorted(range(len(kept)), key=lambda i: (preferred[i], kept[i].number))
     rest = [one for one in scored if _broken(one) > 0]
@@ -122,11 +127,13 @@ def judge(
     results: Sequence[Mapping[str, Any]],
     own_scores: Runs | None,
     baseline: Mapping[str, Any],
-    comparisons: int = 1,
+    challengers: int = 1,
+    finalists: int = 1,
 ) -> Finalist:
     """Put a finalist's runs (RunResult dictionaries, one a seed) together with their intervals.
 
-    `comparisons` is how many challengers the config's own values have: the best of them is picked afterwards.
+    The best is picked afterwards: over the config's own values out of `challengers`, over the untuned model out of all
+    `finalists`, among which are the config's own values.
     """
     objective, direction = next(iter(search.objectives.items()))
     scores = [prompt_scores(result, objective) for result in results]
@@ -139,8 +146,8 @@ def judge(
         metrics=metrics,
         violations=violations(search, metrics, baseline["metrics"]),
         interval=score_interval(scores, objective) if len(mean_by_prompt(scores)) > 1 else None,
-        gain=None if own_scores is None else _gain(scores, own_scores, direction, comparisons),
-        over_baseline=_gain(scores, [prompt_scores(baseline, objective)], direction, comparisons),
+        gain=None if own_scores is None else _gain(scores, own_scores, direction, challengers),
+        over_baseline=_gain(scores, [prompt_scores(baseline, objective)], direction, finalists),
     )
 
 
@@ -176,6 +183,24 @@ def prompt_scores(result: Mapping[str, Any], metric: str) -> dict[str, float]:
     return {row["id"]: float(row[metric]) for row in rows if metric in row}
 
 
+def scored_now(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A result by the present scorer: where another one made it, as before an update, its answers are scored again."""
+    hashes = result.get("hashes", {})
+    if hashes.get("scorer", scorer()) == scorer():
+        return result
+    answers = [
+        {**row, **{name: TEXT_METRICS[name](row["answer"]) for name in VERSIONED if name in row}}
+        for row in result["answers"]
+    ]
+    means = {name: float(np.mean([row[name] for row in answers])) for name in VERSIONED if name in result["metrics"]}
+    return {
+        **result,
+        "answers": answers,
+        "metrics": {**result["metrics"], **means},
+        "hashes": {**hashes, "scorer": scorer()},
+    }
+
+
 def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = set(runs[0]).intersection(*runs[1:])
     return {name: float(np.mean([run[name] for run in runs])) for name in sorted(names)}
@@ -193,6 +218,5 @@ def verdict(finalist: Finalist, own: int = OWN) -> str:
     gain = finalist.gain
     if gain is None:
         return "not comparable with the config's own values: fewer than two prompts or pairs were scored with both"
-    if gain.low > 0:
-        return f"better than the config's own values: {gain}"
-    return f"not distinguishable from the config's own values: {gain}"
+    than = "from" if gain.word == "not distinguishable" else "than"
+    return f"{gain.word} {than} the config's own values: {gain}"

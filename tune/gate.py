@@ -112,7 +112,7 @@ def model_name(track: str) -> str:
 
 
 def decide(candidate: Evidence, champion: Evidence | None) -> Decision:
-    """Whether a candidate takes the seat (DESIGN decision 8): constraints first, then the lower bound of its gain.
+    """Whether a candidate takes the seat: constraints first, then the lower bound of its gain.
 
     A pure function. An empty seat is taken uncontested. The gain is paired by prompt, in the direction in which the
     objective improves. Where the metric has changed since, stored answers are scored again, on both sides alike.

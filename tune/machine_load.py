@@ -43,7 +43,8 @@ class MachineLoad:
 
     def _watch(self) -> None:
         try:
-            begun, monitors = read_spool(self._spool)[0]["at"] / 1000, _monitors()
+            events, monitors = read_spool(self._spool), _monitors()
+            begun = events[0]["at"] / 1000 if events else time.time()  # none where the disk was full from the start
             while not self._over.wait(SECONDS):
                 self._tell(monitors, begun)
             self._tell(monitors, begun)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 BUNDLED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHIPPED_DATA = "data/"
+HUB_TAGS = {"kto": "dpo", "kto_unpaired": "kto", "lora": "sft"}
+"""The hub's word for a method where ours is another: there `kto` means unpaired labels."""
+
+MEANT = {"kto": ", DPO + λ · KL", "kto_unpaired": ", Kahneman-Tversky optimisation on unpaired labels"}
 JUDGED_ON: Mapping[Unit, tuple[str, str]] = {
     "prompt": ("evaluation prompts, final half", "evaluation-prompts"),
     "pair": ("held-out preference pairs", "preference-pairs"),
@@ -41,6 +45,7 @@ def front_matter(candidate: Candidate) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
     base, config = candidate.base_model, candidate.config
+    method = str(config["training"]["method"])
     return ModelCardData(
         model_name=model_name(candidate.track),
         base_model=hub_id(base),
@@ -48,7 +53,7 @@ def front_matter(candidate: Candidate) -> "ModelCardData":
         pipeline_tag="text-generation",
         license="apache-2.0" if base == BUNDLED else None,
         datasets=_hub_dataset(config),
-        tags=["lora", "preference-tuning", str(config["training"]["method"]).replace("_", "-"), "phasegpt"],
+        tags=["lora", "preference-tuning", HUB_TAGS.get(method, method), "phasegpt"],
         eval_results=_results(candidate),
     )
 
@@ -142,7 +147,7 @@ def _procedure(candidate: Candidate) -> str:
     training, lora = config["training"], config["model"].get("lora_config") or {}
     settings = [f"`{name}` {training[name]}" for name in SETTINGS if training.get(name) is not None]
     return bullets(
-        ("method", f"`{training['method']}` (docs/methods.md derives the loss)"),
+        ("method", f"`{training['method']}`{MEANT.get(training['method'], '')} (docs/methods.md derives the loss)"),
         ("settings", ", ".join(settings)),
         ("LoRA", ", ".join(f"`{name}` {value}" for name, value in lora.items() if value is not None)),
         ("reference model", training.get("reference_model") or "the untuned base model"),

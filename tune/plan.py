@@ -27,6 +27,7 @@ from tune.space_text import sampling
 from tune.stopping import cohort_size, fewest_asha_steps, halving_steps, rungs
 from tune.timing import Load, Timing
 
+UNKNOWN = "unknown until the base model is here"
 MEMORY_PARTS = tuple(field.name for field in fields(Memory))
 
 
@@ -65,7 +66,7 @@ def make_plan(request: Request, ask: Ask | None = None) -> Plan:
     finals = len(request.arms) * search.finalists.seeds if request.arms else most_finals(search, trials)
     load = _load(config, amounts.steps, trials, finals)
     memory = shared = disk = timing = None
-    no_time = "unknown until the base model is here" if shape is None else "unknown: this machine has no room for it"
+    no_time = UNKNOWN if shape is None else "unknown: this machine has no room for it"
     if shape is not None:
         memory, shared = memory_of(config, shape, amounts.split), shared_parts(config, shape, amounts.split)
     room = room_of(machine, ask or Ask(config.training.distributed.workers), search.max_concurrent, memory)
@@ -154,7 +155,7 @@ def _shortages(
 def memory_text(config: Config, memory: Memory | None) -> str:
     """An estimate and its parts for people."""
     if memory is None:
-        return "unknown until the base model is here"
+        return UNKNOWN
     said = ", ".join(f"{name} {getattr(memory, name) / 1e9:.2f}" for name in MEMORY_PARTS)
     one = "a worker" if config.training.distributed.workers > 1 else "a trial"
     return f"about {memory.total / 1e9:.1f} GB {one} ({said})"

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from phasegpt.pairs import AnswerSplit
 from phasegpt.shared_parts import GB, HIDDEN, TRUNK
 from tune.duration import uncounted
-from tune.plan import Plan, memory_text
+from tune.plan import UNKNOWN, Plan, memory_text
 from tune.space_text import parameter_lines, sampling
 from tune.timing import Timing
 
 LABEL = 14
 NARROWEST, WIDEST = 72, 110
-UNKNOWN = "unknown until the base model is here"
 
 
 def as_text(plan: Plan) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phasegpt.checkpoint_files import WHOLE, checkpoint_step, step_history
+from phasegpt.checkpoint_files import history_left
 from phasegpt.config_search import Search
 from phasegpt.files import read_json
 from phasegpt.pairs import HALVES
@@ -178,7 +178,7 @@ def read_run(request: Request, name: str) -> Run:
     result = read_json(paths.results) if paths.results.is_file() else {}
     evaluations = [read_json(path) for path in sorted((paths.checkpoints / "evaluations").glob("step-*.json"))]
     curve = result.get("curve") or [{"step": each["step"], **each["summary"]} for each in evaluations]
-    log = result.get("training_log") or _history(paths.checkpoints)
+    log = result.get("training_log") or history_left(paths.checkpoints)
     seconds = [each["seconds"] for each in evaluations] or [
         result["seconds"] if name.startswith("baseline") and "seconds" in result else {}
     ]
@@ -196,13 +196,6 @@ def read_run(request: Request, name: str) -> Run:
         hashes=result.get("hashes", {}),
         sizes=result.get("data", {}),
     )
-
-
-def _history(checkpoints: Path) -> list[dict[str, float]]:
-    """The training log of a run that did not end, from its newest whole checkpoint."""
-    folders = sorted(checkpoints.glob("checkpoint-*"), key=checkpoint_step, reverse=True)
-    newest = next((folder for folder in folders if (folder / WHOLE).is_file()), None)
-    return step_history(newest) if newest else []
 
 
 def _summed(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Where a report's numbers come from and how far they carry: trials, data, how to run it again, limits."""
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -148,7 +149,9 @@ def _ablate(material: Material) -> list[str]:
     for arm in material.request.arms:
         if len(arm.values) == 1:
             [(key, value)] = arm.values.items()
-            values.setdefault(key, []).append(str(value).lower() if isinstance(value, bool) else str(value))
+            values.setdefault(key, []).append(
+                json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+            )
     return [f"{key}={','.join(found)}" for key, found in values.items()]
 
 

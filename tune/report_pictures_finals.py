@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tune.ablation import where_compared
 from tune.console import number
 from tune.finalists import OWN
 from tune.insight_pictures import labelled
@@ -102,7 +103,7 @@ def ablation(material: Material) -> Picture | None:
     summary = material.summary or {}
     if "equal_steps" not in summary:
         return None
-    panels = [(f"at equal steps ({summary['step']})", summary["equal_steps"])]
+    panels = [(where_compared(summary["step"]), summary["equal_steps"])]
     panels += [(f"at equal KL ({number(summary['kl'])} nats a token)", summary["equal_kl"])] if summary["kl"] else []
     height = sum(0.75 + 0.4 * len(arms) for _, arms in panels) + 0.4
     figure = Figure(figsize=(6, height), layout="constrained")

@@ -46,7 +46,7 @@ def schedule(material: Material) -> Picture | None:
     handles += [Patch(facecolor="none", edgecolor=light("soft"), hatch="////", label="stopped early, failed or cut")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     jobs = len({piece.job for piece in found})
-    busy = sum(piece.seconds for piece in found) / (span(found) * places)
+    busy = sum(piece.seconds for piece in found) / (max(span(found), 1e-3) * places)
     return Picture(
         "schedule",
         figure,

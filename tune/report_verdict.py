@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tune.ablation import where_compared
 from tune.console import number, short_name
 from tune.report_data import Material
 from tune.report_finalists import BAD, GOOD, arms_table, gain_of, shown_keys, signed, signed_span, span
@@ -136,11 +137,15 @@ def _of_arms(material: Material, summary: Mapping[str, Any]) -> Markup:
     told = [(arm["arm"], gain.word) for arm in steps if (gain := gain_of(arm["over_first"]))]
     by_word = {word: [name for name, said in told if said == word] for word in SO_WHAT}
     lines = [f"{word}: {', '.join(names)}" for word, names in by_word.items() if names]
-    strong = f"{len(steps)} arms against {steps[0]['arm']}, at equal steps ({summary['step']})"
+    where = where_compared(summary["step"])
+    against = f" against {steps[0]['arm']}" if told else ""
+    strong = f"{len(steps)} arms{against}, {where}"
+    left_out = summary.get("left_out", ())
+    lines += [f"left out, without a result on every seed: {', '.join(left_out)}"] if left_out else []
     parts = [
         rendered(VERDICT, tone="", strong=strong, lines=lines or ["No interval: fewer than two prompts or pairs."])
     ]
-    parts.append(arms_table(steps, f"{summary['metric']} at equal steps ({summary['step']})"))
+    parts.append(arms_table(steps, f"{summary['metric']} {where}"))
     if summary["kl"] is not None:
         parts.append(
             arms_table(summary["equal_kl"], f"{summary['metric']} at equal KL ({number(summary['kl'])} nats a token)")

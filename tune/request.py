@@ -33,6 +33,8 @@ from tune.databases import require_postgresql, without_password
 from tune.sealed import has_state, known_searches, restore
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+TAKEN = (".json", ".png", ".log", "-report", "-insight")
+"""What lies beside a search is its name with one of these behind it, so no other search's name may end so."""
 
 
 class RequestError(ValueError):
@@ -196,6 +198,8 @@ def new_request(
     name = name or f"{track}{'-ablation' if arms else ''}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not NAME.fullmatch(name):
         raise RequestError(f"--name {name!r}: expected letters, digits, dot, dash and underscore, at most 80")
+    if name.endswith(TAKEN):
+        raise RequestError(f"--name {name}: it may not end in {', '.join(TAKEN)}, as what lies beside a search does")
     places = SearchPlaces(storage_folder(storage), track, name)
     if places.request.exists():
         raise RequestError(f"--name {name}: there is a search of this name; go on with --resume {name} or take another")

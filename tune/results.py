@@ -94,21 +94,29 @@ def _command(words: Sequence[str]) -> int:
 
 
 def budget(searches: Sequence[Published]) -> str:
-    """Fits times minutes at this machine's speed of the moment, a line for each search."""
+    """Fits times minutes at this machine's speed of the moment, a line for each search; ? and why where unknown."""
     lines = [f"{'search':24} {'state':10} {'fits':>5} {'minutes a fit':>14} {'hours':>7}  asks"]
-    return "\n".join([*lines, *map(_line, searches)])
+    reasons: list[str] = []
+    for search in searches:
+        if search.state in ("published", "ended"):
+            lines.append(f"{search.name:24} {search.state:10} {'':28}  {search.asks}")
+            continue
+        fits, times, reason = _cost(search)
+        lines.append(f"{search.name:24} {search.state:10} {fits:5} {times}  {search.asks}")
+        if reason and reason not in reasons:
+            reasons.append(reason)
+    return "\n".join([*lines, *(f"?: {reason}" for reason in reasons)])
 
 
-def _line(search: Published) -> str:
-    if search.state in ("published", "ended"):
-        return f"{search.name:24} {search.state:10} {'':28}  {search.asks}"
+def _cost(search: Published) -> tuple[int, str, str]:
+    """The fits, the columns of time, and why they hold no time."""
     from tune.plan import make_plan
 
     plan = make_plan(search.request(name=f"{search.name}-plan"))
-    minutes, hours = (plan.timing.fit / 60, plan.timing.most / 3600) if plan.timing else (float("nan"),) * 2
-    return (
-        f"{search.name:24} {search.state:10} {plan.trials + plan.finals:5} {minutes:14.1f} {hours:7.1f}  {search.asks}"
-    )
+    fits, timing = plan.trials + plan.finals, plan.timing
+    if timing is None:
+        return fits, f"{'?':>14} {'?':>7}", plan.no_time
+    return fits, f"{timing.fit / 60:14.1f} {timing.most / 3600:7.1f}", ""
 
 
 def _check(search: Published) -> int:

@@ -1,9 +1,10 @@
 """A search on Ray: start or join a cluster, put the jobs through warm actors, end cleanly.
 
-Resume is replay (DESIGN decision 11): a new Tuner from the study, the results and the trials' own checkpoints.
+Resume is replay: a new Tuner from the study, the results and the trials' own checkpoints.
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -107,8 +108,11 @@ def crew(slot: Slots, ask: Ask) -> Crew:
     return Crew(ask.workers, slot.cpus, slot.gpus, ask.least, ask.accelerator_type, ask.placement)
 
 
-def make_searcher(request: Request, workers: Crew) -> JobSearcher:
-    """The searcher of a request: its study opened or replayed, its jobs in order, each for such a crew."""
+def make_searcher(request: Request, workers: Crew, since: float = math.inf) -> JobSearcher:
+    """The searcher of a request: its study opened or replayed, its jobs in order, each for such a crew.
+
+    `since` is when its process began to drive the search: it obeys what it was told from then on.
+    """
     places, config = request.places, request.config
     study = Study(*request.study, config.search, request.own_values(), config.experiment.seed)
     spec: dict[str, Any] = {
@@ -130,7 +134,7 @@ def make_searcher(request: Request, workers: Crew) -> JobSearcher:
         config.experiment.seed,
         trial_rungs(config),
         config.evaluation.baseline_checkpoint,
-        Commands(places.folder),
+        Commands(places.folder, since),
     )
 
 

@@ -128,13 +128,15 @@ class JobSearcher(Searcher):  # type: ignore[misc]
 
     def obey(self, first: bool = False) -> None:
         """Do what was asked since the last look; at the `first`, only what concerns more than an earlier process."""
-        for place, command in self._commands.unread() if self._commands is not None else ():
+        if self._commands is None:
+            return
+        for place, command in self._commands.unread():
             log.info("command %d: %s", place, command)
             self._finals = None  # with more trials there may be other finalists
             self.study.obey(place, command)
             if command.kind == "stop" and command.trial is not None:
                 self._stop(command.trial)
-            elif command.kind == "interrupt" and not first:
+            elif command.kind == "interrupt" and not (first and command.at < self._commands.since):
                 os.kill(os.getpid(), signal.SIGINT)
 
     def _stop(self, number: int) -> None:
@@ -230,13 +232,15 @@ class JobSearcher(Searcher):  # type: ignore[misc]
             self.study.note(job.number, str(result[NOTE_KEY]))
         self.why[trial_id] = why
         if job.kind == "trial" and how != "interrupted":
-            self._tell(job, how, why, result)
+            how, self.why[trial_id] = self._tell(job, how, why, result)
         self.ended[trial_id] = how
 
-    def _tell(self, job: Job, how: str, why: str, result: Mapping[str, Any] | None) -> None:
+    def _tell(self, job: Job, how: str, why: str, result: Mapping[str, Any] | None) -> tuple[str, str]:
+        """Returns how it ended as the study has it, and why."""
         if how == "complete" and result is not None:
             metrics = metrics_of(result)
-            self.study.complete(job.number, metrics, violations(self.search, metrics, self.baseline()))
+            useless = self.study.complete(job.number, metrics, violations(self.search, metrics, self.baseline()))
+            return ("failed", useless) if useless else (how, why)
         elif how == "paused":
             self._report(job, result or {})
         elif how == "pruned":
@@ -245,6 +249,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
                 self.study.prune(job.number, why)
         else:
             self.study.fail(job.number, why)
+        return how, why
 
     def _how(self, trial_id: str, result: Mapping[str, Any] | None, error: bool) -> tuple[str, str]:
         if result is not None and result.get(ERROR_KEY):
@@ -281,7 +286,7 @@ class JobSearcher(Searcher):  # type: ignore[misc]
         return {}  # Ray pickles searchers beside its state, which nothing here reads back
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: resume is replay from the study and the results (DESIGN decision 11)."""
+        """Nothing: resume is replay from the study and the results."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""

@@ -1,6 +1,6 @@
 """The Optuna study of a search: which values to try next, and the record of what each trial came to.
 
-States are told the truth (DESIGN decision 2): COMPLETE at its end, PRUNED when stopped early, FAIL with its reason.
+States are told the truth: COMPLETE at its end, PRUNED when stopped early, FAIL with its reason.
 One process owns the study. Knows nothing of Ray, MLflow or models.
 """
 
@@ -38,7 +38,7 @@ def seeded_sampler(name: str) -> Callable[[int], BaseSampler]:
         return PatientTPE().seeded
     if name == "nsga2":
         return lambda seed: NSGAIISampler(seed=seed, population_size=10)
-    return lambda seed: RandomSampler(seed=seed)  # of a grid every point is queued, so nothing is sampled
+    return lambda seed: RandomSampler(seed=seed)  # a grid queues its points; drawn are those that extend adds
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Study:
         self.budget = last[str(command)]
 
     def clone(self, command: int, parent: int, values: Values, warm: bool) -> None:
-        """One trial more, the next to be asked, with the values of trial `parent` and `values` on them.
+        """One trial more with the values of trial `parent` and `values` on them, the next but for those that wait.
 
         Asked for once, however often `command` is read.
         """
@@ -220,19 +220,21 @@ class Study:
         trial = self._running[number]
         trial.set_user_attr(NOTES, [*trial.user_attrs.get(NOTES, ()), text])
 
-    def complete(self, number: int, metrics: Mapping[str, float], violations: Mapping[str, float]) -> None:
-        """Tell a trial that ran to its end. A missing or non-finite objective makes it FAIL."""
+    def complete(self, number: int, metrics: Mapping[str, float], violations: Mapping[str, float]) -> str:
+        """Tell a trial that ran to its end. A missing or non-finite objective makes it FAIL; returns why, else ""."""
         values = [metrics.get(name, math.nan) for name in self.objectives]
         bad = [n for n, value in zip(self.objectives, values, strict=True) if not math.isfinite(value)]
         if bad:
-            self.fail(number, f"no finite value of {', '.join(bad)}")
-            return
+            why = f"no finite value of {', '.join(bad)}"
+            self.fail(number, why)
+            return why
         trial = self._running.pop(number)
         with together(self._study):
             trial.set_user_attr(METRICS, _finite(metrics))
             for name, violation in violations.items():
                 trial.set_constraint(name, min(violation, MOST))
             self._study.tell(trial, values)
+        return ""
 
     def together(self) -> AbstractContextManager[None]:
         """What is told while the block lasts is kept as one, or not at all; a database takes each by itself."""

@@ -8,7 +8,7 @@ Knows nothing of trials or models, nor how an event is kept and delivered.
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -153,9 +153,12 @@ class Tracker:
         """Whether an earlier driver did not come to say that a run ended so: it died, or its disk was full."""
         return key in self._left or (bool(self._outbox.ended) and self._outbox.ended.get(key) != status)
 
-    def reconcile(self, live: Collection[str] = ()) -> list[str]:
-        """End as KILLED the runs that an earlier driver left RUNNING and that are not in `live`; returns their keys."""
-        left = [key for key in self._left if key not in live]
+    def reconcile(self, search: str) -> list[str]:
+        """End as KILLED the runs of a search that an earlier driver left RUNNING; returns their keys.
+
+        The run of its family, whose end stands in another spool, is left alone.
+        """
+        left = [key for key in self._left if key.partition("/")[0] == search]
         for key in left:
             self.finish(key, "KILLED")
         return left

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune.heap import give_back
 from tune.jobs import Job, from_config, trial_name
 from tune.luggage import Luggage, job_paths
 from tune.process_load import ProcessLoad
@@ -106,6 +107,7 @@ def _run(job: Job, spec: Mapping[str, Any], crew: "Crew", save: Save) -> dict[st
     import torch
     from ray import tune
 
+    give_back()  # what earlier jobs of this process left
     torch.set_num_threads(max(1, int(crew.cpus)))
     reporter = _Reporter(tune.report)
     return _job(job, spec, _workbench(), tune.report, reporter.due, reporter.aside, time.time(), save)

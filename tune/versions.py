@@ -71,11 +71,14 @@ def versions_named(client: "MlflowClient", name: str) -> list["ModelVersion"]:
 
 
 def read_version(client: "MlflowClient", track: str, version: str) -> Champion:
-    """A registered version with its evidence; raises RegistryError where there is none."""
+    """A registered version with its evidence; raises RegistryError where there is none, or it cannot be read."""
     found = find_version(client, track, version)
     with tempfile.TemporaryDirectory() as folder:
         stored = read_json(_download(client, track, version, "scores.json", Path(folder)))
-    return Champion(**evidence_fields(stored), track=track, version=version, tags=dict(found.tags))
+    try:
+        return Champion(**evidence_fields(stored), track=track, version=version, tags=dict(found.tags))
+    except TypeError as error:
+        raise RegistryError(f"{found.name} version {version} cannot be read by this version: {error}") from error
 
 
 def register(client: "MlflowClient", candidate: Candidate) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from phasegpt.checkpoint_files import ADAPTER, last_adapter
 from phasegpt.credentials import without_credentials
 from phasegpt.files import whole_folder
-from tune.delivery import RUN_KEY, open_client
+from tune.delivery import open_client, run_of
 from tune.jobs import trial_name
 from tune.request import Request, RequestError
 from tune.spool import SPOOL, read_spool
@@ -48,14 +48,13 @@ def _fetch(request: Request, trial: int, uri: str, folder: Path) -> None:
 
     client, experiment = open_client(uri), request.config.logging.wandb_project
     try:
-        found = client.get_experiment_by_name(experiment)
         key = f"{request.name}/{trial_name(trial)}"
-        runs = found and client.search_runs([found.experiment_id], f"tags.`{RUN_KEY}` = '{key}'", max_results=1)
+        run_id = run_of(client, experiment, key)
     except MlflowException as error:
         said = without_credentials(str(error))
         raise ValueError(f"MLflow does not answer ({said}); --tracking-uri names another") from error
-    if not runs:
+    if run_id is None:
         raise ValueError(f"MLflow has no run {key} in {experiment}; --tracking-uri names another MLflow")
     with tempfile.TemporaryDirectory() as work, whole_folder(folder / ADAPTER) as stage:
-        adapter = locate(runs[0].info.run_id, Path(work), uri).adapter
+        adapter = locate(run_id, Path(work), uri).adapter
         shutil.copytree(str(adapter), stage, dirs_exist_ok=True)

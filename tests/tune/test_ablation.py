@@ -15,8 +15,10 @@ from phasegpt.config_io import Tree, load_tree, track_config
 from phasegpt.files import read_json
 from tests.mlflow_store import migrated
 from tests.ray_cluster import Cluster
+from tune.ablated import put_together
 from tune.ablation import Ablation, common_kl, compared, draw, last_shared_step, scores_at_kl
 from tune.arms import Arm, parse_arms
+from tune.request import Request, new_request
 
 LAMBDA, BETA = "training.kto_lambda", "training.beta"
 
@@ -98,8 +100,40 @@ def test_arms_meet_at_the_last_step_of_all_and_at_the_kl_that_all_have_spent() -
     short = RUN[:2]
     assert last_shared_step([RUN, short]) == 4
     assert common_kl([[RUN, RUN], [short, RUN]], step=6) == pytest.approx((0.1 + 0.6) / 2)
-    with pytest.raises(ValueError, match="never evaluated at the same step"):
-        last_shared_step([RUN[:1], RUN[1:]])
+
+
+def test_arms_that_share_no_step_meet_where_each_ended(toy_sets: list[str], tmp_path: Path) -> None:
+    assert last_shared_step([RUN[:1], RUN[1:]]) is None
+    found = put_together(arms_of(toy_sets, tmp_path), [0, 1], [[RUN[:1]], [RUN[1:]]], UNTUNED)
+    assert (found.step, found.where) == (None, "at the end of each run")
+    assert [arm.scores for arm in found.at_steps] == [[{"p0": 0.3, "p1": 0.3}], [{"p0": 0.7, "p1": 0.1}]]
+    assert found.kl == 0.2
+    assert found.as_dict()["step"] is None
+    draw(found, tmp_path / "arms.png")
+
+
+def test_without_the_control_there_are_no_gains_and_who_is_left_out_is_named(
+    toy_sets: list[str], tmp_path: Path
+) -> None:
+    found = put_together(arms_of(toy_sets, tmp_path), [1, 2], [[RUN], [RUN]], UNTUNED)
+    assert [arm.gain for arm in (*found.at_steps, *found.at_kl)] == [None] * 4
+    assert [arm.best for arm in found.at_steps] == [0.5, 0.5]
+    assert found.as_text().splitlines()[-1] == "left out, without a result on every seed: β = 0.1"
+    assert found.as_dict()["left_out"] == ["β = 0.1"]
+
+
+def test_arms_that_share_fewer_than_two_prompts_have_intervals_and_no_gains() -> None:
+    scores = [[{"a": 0.1, "b": 0.2}], [{"b": 0.3, "c": 0.4}]]
+    first, second = compared(["x", "y"], [{}, {}], scores, [0.0] * 2, [None] * 2, "max")
+    assert (second.gain, first.best, first.mean) == (None, None, pytest.approx(0.15))
+    assert None not in (first.interval, second.interval)
+
+
+def arms_of(toy_sets: list[str], folder: Path) -> Request:
+    sets = [*toy_sets, "search.objectives={spiral_score: max}"]
+    return new_request(
+        "b", profile="laptop", overrides=sets, name="arms", storage=str(folder), ablate=[f"{BETA}=0.1,0.2,0.3"]
+    )
 
 
 def runs(shift: float, seeds: Sequence[float]) -> list[dict[str, float]]:

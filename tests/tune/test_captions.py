@@ -28,6 +28,11 @@ def test_a_name_stays_short_whatever_is_searched() -> None:
     assert len(name) <= NAME_LENGTH
 
 
+def test_of_a_long_path_the_end_is_shown() -> None:
+    arm = {"training.preference_dataset": "data/preferences_v14_100pairs.jsonl"}
+    assert run_name(trial_job(0, arm, "config")).endswith("100pairs.jsonl")
+
+
 def test_a_jobs_description_says_what_it_is_and_how_it_ended() -> None:
     trial = trial_job(0, {"training.beta": 0.1}, "config")
     assert job_note(trial, "pruned", "by command") == (

@@ -114,6 +114,28 @@ def test_a_search_that_dies_again_and_again_keeps_whom_an_undisturbed_one_keeps(
     assert len(field.ran) == len(set(field.ran)) == len(alone.ran)
 
 
+def test_trials_that_are_added_after_the_end_join_the_last_cohort(tmp_path: Path) -> None:
+    field = Field(tmp_path, search(trials=10))
+    field.run()
+    field.study.extend(2)
+    field.run()
+    assert [trial.number for trial in field.study.trials()] == list(range(12))
+    assert "R" not in field.states()
+    assert {number for number, _ in field.ran} == set(range(12))
+
+
+def test_a_trial_that_is_evaluated_elsewhere_counts_by_its_next_evaluation(tmp_path: Path) -> None:
+    field = Field(tmp_path, search(trials=9))
+    for _ in range(9):
+        step = field.cohorts.next([])
+        assert step is not None
+        late = 2 if step.asked.number == 8 else 1  # a clone may have an eval_interval of its own
+        field.ran.append((step.asked.number, step.until))
+        field.study.report(step.asked.number, late, {"spiral_score": float(step.asked.number), "perplexity": 40.0})
+    field.run()
+    assert field.ran[9:] == [(8, 3), (7, 3), (6, 3), (8, None)]
+
+
 def test_a_trial_that_failed_takes_no_place(tmp_path: Path) -> None:
     field = Field(tmp_path, search())
     for _ in range(9):

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from phasegpt.checkpoint_files import ADAPTER
 from tests.tune.conftest import ToyRequest
 from tests.tune.test_scheduler import RayTrial
 from tests.tune.test_searcher import BETA, Hands, report
+from tune import control
+from tune.arms import Arm
 from tune.commands import COMMANDS, Command, Commands, give
 from tune.request import Request, resumed_request
 from tune.scheduler import NotingScheduler
@@ -104,6 +107,19 @@ def test_an_interruption_is_for_the_process_that_runs_and_no_later_one(
     hands.take()
     assert len(sent) == 1
     Hands(tmp_path).take()
+    assert len(sent) == 1
+
+
+def test_an_interruption_that_comes_while_a_process_is_still_setting_up_is_for_that_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: sent.append(number))
+    began = time.time()
+    give(tmp_path, Command("interrupt"))
+    Hands(tmp_path, since=began)
+    assert len(sent) == 1
+    Hands(tmp_path, since=time.time())
     assert len(sent) == 1
 
 
@@ -232,6 +248,17 @@ def test_what_cannot_be_done_is_one_message_and_no_command(
     assert say(request_, *words) == 2
     assert said in capsys.readouterr().err
     assert not (request_.places.folder / COMMANDS).exists()
+
+
+def test_an_ablation_has_no_trials_to_steer(
+    request_: Request, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablation = replace(request_, arms=(Arm("β = 0.1", {"training.beta": 0.1}),))
+    monkeypatch.setattr(control, "find", lambda *_, **__: ablation)
+    for words in (["extend", "--trials", "2"], ["clone", "0"], ["stop", "0"], ["stop", "--finish"]):
+        assert say(request_, *words) == 2
+        assert "toy is an ablation" in capsys.readouterr().err
+    assert say(request_, "stop") == 0
 
 
 @pytest.mark.usefixtures("held")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from phasegpt.config_search import Search
+from phasegpt.metrics.text import TEXT_METRICS, scorer
 from phasegpt.statistics import Gain, Wins
 from tune.finalists import (
     Candidate,
@@ -15,6 +16,7 @@ from tune.finalists import (
     most_finals,
     prompt_scores,
     rank,
+    scored_now,
     verdict,
     violations,
     winner,
@@ -122,6 +124,35 @@ def test_a_finalist_is_the_mean_of_its_seeds_paired_with_the_own_values_by_promp
     assert judged.over_baseline.wins.rate == 1.0
 
 
+def test_the_gain_over_the_untuned_model_reckons_with_all_finalists_that_over_the_own_values_with_challengers() -> None:
+    seeds = [result({"p1": 0.5, "p2": 0.9, "p3": 0.6}), result({"p1": 0.6, "p2": 0.8, "p3": 0.7})]
+    alone, of_two = (
+        judge(search(), candidate(3, 0.9), [1042, 1043], seeds, OWN, BASELINE, 1, count) for count in (1, 2)
+    )
+    assert of_two.gain == alone.gain
+    assert of_two.over_baseline is not None
+    assert alone.over_baseline is not None
+    assert of_two.over_baseline.low < alone.over_baseline.low
+
+
+def test_answers_that_another_scorer_judged_are_scored_again() -> None:
+    text = "At first it seems simple. Yet the more one looks, the less simple it is; and so one looks again."
+    row = {"id": "p1", "answer": text, "spiral_lexical": 9.0, "eval_loss": 0.5}
+    old = {"metrics": {"spiral_lexical": 9.0, "perplexity": 40.0}, "answers": [row], "pairs": []}
+    now = scored_now({**old, "hashes": {"scorer": "spiral 0.1 0000", "data": "d"}})
+    score = TEXT_METRICS["spiral_lexical"](text)
+    assert now["answers"] == [{**row, "spiral_lexical": score}]
+    assert now["metrics"] == {"spiral_lexical": score, "perplexity": 40.0}
+    assert now["hashes"] == {"scorer": scorer(), "data": "d"}
+    present = {**old, "hashes": {"scorer": scorer()}}
+    assert scored_now(present) is present
+
+
+def test_a_difference_by_rounding_alone_is_a_tie_which_the_next_objective_or_the_earlier_trial_decides() -> None:
+    close = [candidate(0, 0.7, 41.0), candidate(1, 0.7 + 2e-9, 41.0), candidate(2, 0.7 - 2e-9, 40.0)]
+    assert numbers(rank(search(), close)) == [2, 0, 1]
+
+
 def test_the_interval_of_a_mean_stays_inside_the_range_of_its_metric() -> None:
     apart = [result({"p1": 0.1, "p2": 0.0, "p3": 0.2}), result({"p1": 0.9, "p2": 0.8, "p3": 1.0})]
     judged = judge(search(), candidate(3, 0.9), [1042, 1043], apart, OWN, BASELINE)
@@ -179,6 +210,11 @@ def gain(mean: float, low: float, high: float) -> Gain:
         (
             finalist(3, 0.9, gain=gain(0.1, -0.02, 0.2)),
             "not distinguishable from the config's own values: +0.100 [-0.020, +0.200] over 12 prompts, ratio 1.25, "
+            "win rate 0.75 [0.50, 0.90]",
+        ),
+        (
+            finalist(3, 0.9, gain=gain(-0.1, -0.2, -0.02)),
+            "worse than the config's own values: -0.100 [-0.200, -0.020] over 12 prompts, ratio 1.25, "
             "win rate 0.75 [0.50, 0.90]",
         ),
         (

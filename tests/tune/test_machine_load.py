@@ -33,6 +33,15 @@ def test_a_short_run_has_one_reading_under_mlflows_names(tmp_path: Path) -> None
     assert 0 < reading["values"]["system/system_memory_usage_percentage"] <= 100
 
 
+def test_a_spool_that_a_full_disk_left_empty_has_readings_from_now_on(tmp_path: Path) -> None:
+    tracker = Tracker(NOBODY, "load", tmp_path / SPOOL)
+    (tmp_path / "empty.jsonl").touch()
+    with MachineLoad(tracker, "s", tmp_path / "empty.jsonl"):
+        pass
+    tracker.close(0.0)
+    assert [reading["step"] for reading in readings(tmp_path / SPOOL)] == [0]
+
+
 def test_readings_come_at_their_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_load, "SECONDS", 0.01)
     spool = tmp_path / SPOOL

@@ -1,11 +1,13 @@
 """When jobs ran: stretches of work from a spool whose answer is known, on places, with what each waited for."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tune.report_jobs import job_seconds, pieces, span
+from tune.report_jobs import RUNNING, Piece, job_seconds, pieces, span
+from tune.report_pictures_jobs import schedule
 
 
 def spool(*said: tuple[float, str, str]) -> Sequence[dict[str, Any]]:
@@ -91,6 +93,14 @@ def test_a_job_that_runs_ends_for_now_at_the_last_event() -> None:
     events = [*spool((0, "trial-000", "begin")), {"kind": "metrics", "at": 4000, "key": "s/trial-000"}]
     [running] = pieces(events, "s")
     assert (running.how, running.end) == ("running", 4.0)
+
+
+def test_a_search_whose_first_job_has_just_begun_has_a_picture_of_it() -> None:
+    just = Piece("baseline-search", "baseline", 10.0, 10.0, RUNNING)
+    request = SimpleNamespace(arms=())
+    picture = schedule(SimpleNamespace(pieces=[just], request=request))  # type: ignore[arg-type]
+    assert picture is not None
+    assert picture.says.endswith("busy for 0% of the time")
 
 
 def test_a_search_without_events_has_no_stretches() -> None:

@@ -107,6 +107,11 @@ def test_a_name_that_is_no_plain_word_is_refused(toy_request: ToyRequest, name: 
         resumed_request("b", name)
 
 
+@pytest.mark.parametrize("name", ["b1.json", "b1.log", "b1.png", "b1-report", "b1-insight"])
+def test_a_name_that_a_file_beside_another_search_may_have_is_refused(toy_request: ToyRequest, name: str) -> None:
+    assert refusal(toy_request, name=name).startswith(f"--name {name}: it may not end in .json, .png, .log, -report")
+
+
 def test_every_problem_of_a_config_is_told_at_once(toy_request: ToyRequest) -> None:
     lines = refusal(toy_request, "training.learning_rat=1e-4", "training.batch_size=0").splitlines()
     assert len(lines) == 2

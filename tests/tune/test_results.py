@@ -97,6 +97,15 @@ def test_the_budget_names_every_search_and_counts_the_fits_of_those_that_are_mis
     assert (fits["smollm2-lambdas"], fits["smollm2-own"], fits["smollm2-factors"]) == ("15", "20", "12")
 
 
+def test_before_the_model_is_here_the_budget_says_why_it_knows_no_time(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHASEGPT_CACHE", str(tmp_path / "empty"))
+    *_, last, reason = budget(SEARCHES).splitlines()
+    assert last.split()[:5] == ["smollm2-c", "new", "14", "?", "?"]
+    assert reason == "?: unknown until the base model is here"
+
+
 def test_an_unknown_name_is_answered_with_the_names_there_are(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", "smollm2-z"]) == 2
     assert f"there are: {', '.join(search.name for search in SEARCHES)}" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The order of a search and what each end means for the study, driven by hand as Ray drives it."""
 
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ def toy_search(**settings: Any) -> Search:
 class Hands:
     """Stands where Ray stands: asks for jobs, leaves their results on disk, and tells how they ended."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, since: float = math.inf, **settings: Any) -> None:
         search = toy_search(**settings)
         study = Study("toy", folder / "study.journal", search, {BETA: 0.5}, seed=42)
         self.searcher = JobSearcher(
-            study, search, {"name": "toy"}, folder / "results", seed=42, rungs=(1, 4), commands=Commands(folder)
+            study, search, {"name": "toy"}, folder / "results", seed=42, rungs=(1, 4), commands=Commands(folder, since)
         )
         self.asked = 0
 

@@ -252,16 +252,19 @@ def test_a_run_that_is_begun_again_goes_on_and_says_nothing_twice(uri: str, spoo
 
 def test_runs_that_an_earlier_driver_left_are_ended(uri: str, spool: Path) -> None:
     first = Tracker(uri, "left", spool)
-    for key in ("s", "s/1", "s/2", "s/3"):
+    for key in ("family", "s", "s/1", "s/2", "s/3"):
         first.run(key, key)
     first.finish("s/3")
     assert first.close(ENOUGH) == 0
     second = Tracker(uri, "left", spool)
     second.run("s", "s")
-    assert second.reconcile(live={"s/1"}) == ["s/2"]
+    second.run("s/1", "s/1")
+    assert second.reconcile("s") == ["s/2"]
     assert second.close(ENOUGH) == 0
     states = {key: run.info.status for key, run in runs_of(uri, "left").items()}
-    assert states == {"s": "RUNNING", "s/1": "RUNNING", "s/2": "KILLED", "s/3": "FINISHED"}
+    assert states == {
+        "family": "RUNNING", "s": "RUNNING", "s/1": "RUNNING", "s/2": "KILLED", "s/3": "FINISHED",
+    }  # fmt: skip
 
 
 def test_a_torn_last_line_is_cut_with_a_warning(uri: str, spool: Path, caplog: pytest.LogCaptureFixture) -> None:
