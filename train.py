@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--profile", default="auto", choices=("auto", "laptop", "gpu", "none"), help="default: auto")
     p.add_argument("--name", help="name of the run (default: experiment.name and the time)")
     p.add_argument("--storage", metavar="FOLDER", help="where everything is written (default: the project)")
-    p.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: sqlite:///mlflow.db in the project)")
+    p.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else mlflow.db in the project)"
+    )
     p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
     return p
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phasegpt.bundled import cache_dir
-from phasegpt.files import read_json, write_text
+from phasegpt.files import DamagedError, read_json, write_text
 
 OWNER_ONLY = 0o600
 
@@ -78,7 +78,10 @@ def read_state() -> LocalCluster | None:
     if not os.path.isfile(state_file()):
         return None
     kept: dict[str, Any] = read_json(state_file())
-    return LocalCluster(**{**kept, "roots": tuple(Root(**root) for root in kept["roots"])})
+    try:
+        return LocalCluster(**{**kept, "roots": tuple(Root(**root) for root in kept["roots"])})
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{state_file()} is damaged ({error!r}); remove it and start again") from error
 
 
 def write_state(cluster: LocalCluster) -> None:

@@ -181,6 +181,11 @@ def main() -> None:
     scores = scored((text for own in texts for text in own), o.processes)
     made = [couples([Drawn(text, scores[text]) for text in own], o.couples) for own in texts]
     rows = [row for pair, own in zip(asked, made, strict=True) for row in rows_of(pair, own)]
+    if not rows:
+        raise SystemExit(
+            f"no two answers to one prompt are of like length and {LEAST_GAP} apart in score, nothing was written; "
+            f"draw more of them or longer ones: --samples {o.samples}, --max-new-tokens {o.max_new_tokens}"
+        )
     write_text(o.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     how = origin(o, scores, [couple for own in made for couple in own])
     write_json(o.out.with_suffix(".json"), how)

@@ -106,6 +106,11 @@ def _of_checkpoint(
     pair_ids: Sequence[str],
 ) -> Evaluation:
     """The suite on the adapter that evaluation.baseline_checkpoint names, with the reference's shared work."""
+    if config.training.reference_model and "kl_on_samples" in config.evaluation.metrics:
+        raise RunError(
+            f"{BASELINE}: its kl_on_samples would be taken against the base model, not against {REFERENCE}; "
+            f"leave kl_on_samples out of evaluation.metrics, or {BASELINE} out"
+        )
     base = bench.base(config)
     suite = suite_of(config, base, dict.fromkeys(pair_ids, ("", "")), half)
     if shared is not None:

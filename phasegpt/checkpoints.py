@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -24,13 +25,16 @@ from phasegpt.config_io import project_root, resolve
 from phasegpt.config_sections import BASELINE, REFERENCE, REGISTRY, is_registered
 from phasegpt.credentials import without_credentials
 from phasegpt.evaluate import generate
-from phasegpt.files import make_folder, whole_folder
+from phasegpt.files import make_folder, read_json, whole_folder, write_json
 from phasegpt.models import Policy, load_base, load_policy
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BASE = "base"
+ORIGIN = "registered.json"
+"""Lies beside what was fetched from a registry, and says which version of its model that was."""
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 FORMS = "an adapter folder, a run's folder, an MLflow run id, models:/NAME@ALIAS, models:/NAME/VERSION, or base"
 
@@ -108,7 +112,9 @@ def fetch(address: str, work: Path, uri: str | None) -> Path:
     name, _, number = version.removeprefix(REGISTRY).partition("/")
     try:
         # by its source: for a models:/ address MLflow 3.17 asks the process's own registry, whatever tracking_uri says
-        return _download(client, client.get_model_version_download_uri(name, number), work)
+        folder = _download(client, client.get_model_version_download_uri(name, number), work)
+        write_json(folder / ORIGIN, _origin(client, version))
+        return folder
     except (MlflowException, OSError) as error:
         raise _no_such_model(address, error) from error
 
@@ -136,6 +142,7 @@ def _fetched(key: str, name: str | None, work: Path, base_model: str, uri: str |
         return name
     try:
         version = pinned(name, uri)
+        _check_origin(version, _place(version, work), uri)
     except ModelError as error:
         raise ModelError(f"{key}: {error}") from error
     adapter_folder(key, version, work, base_model, uri)
@@ -159,13 +166,60 @@ def adapter_folder(key: str, name: str, work: Path, base_model: str, uri: str | 
 
 def _cached(version: str, work: Path, uri: str | None) -> Path:
     """The adapter of models:/NAME/VERSION in the cache `work`; others that need it at once wait for it."""
-    folder = work / version.removeprefix(REGISTRY)
+    folder = _place(version, work)
     make_folder(folder.parent)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             with tempfile.TemporaryDirectory() as download, whole_folder(folder) as stage:
-                shutil.copytree(_adapter_folder(fetch(version, Path(download), uri)), stage, dirs_exist_ok=True)
+                fetched = fetch(version, Path(download), uri)
+                shutil.copytree(_adapter_folder(fetched), stage, dirs_exist_ok=True)
+                shutil.copyfile(fetched / ORIGIN, stage / ORIGIN)
     return folder
+
+
+def _place(version: str, work: Path) -> Path:
+    return work / version.removeprefix(REGISTRY)
+
+
+def _origin(client: "MlflowClient", version: str) -> dict[str, Any]:
+    """What tells a version from that of another registry under its name."""
+    name, _, number = version.removeprefix(REGISTRY).partition("/")
+    found = client.get_model_version(name, number)
+    return {"version": version, "created": found.creation_timestamp, "run_id": found.run_id}
+
+
+def _check_origin(version: str, folder: Path, uri: str | None) -> None:
+    """Raises ModelError where a cached version is not this registry's; one that is away is believed to have it."""
+    from mlflow.exceptions import MlflowException
+
+    if not folder.is_dir():
+        return
+    try:
+        with _one_attempt():
+            origin = _origin(_client(uri), version)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise _no_such_model(version, error) from error
+        return
+    if not (folder / ORIGIN).is_file() or read_json(folder / ORIGIN) != origin:
+        raise ModelError(
+            f"{folder} is not known to be this registry's {version}; remove that folder, and it is fetched anew, "
+            f"or take another --storage"
+        )
+
+
+@contextmanager
+def _one_attempt() -> Iterator[None]:
+    """Without MLflow's HTTP retries, which ask a server that is away for minutes."""
+    before = os.environ.get(RETRIES)
+    os.environ[RETRIES] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RETRIES]
+        else:
+            os.environ[RETRIES] = before
 
 
 def _registered(version: str, work: Path, uri: str | None) -> Checkpoint:

@@ -38,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--checkpoint", required=True, metavar="ADDRESS", help="adapter or run folder, MLflow run id, or models:/…"
     )
-    generate.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
+    generate.add_argument("--max-new-tokens", type=_count, default=128, metavar="N", help="of an answer (default: 128)")
     generate.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else mlflow.db here)"
+        "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else mlflow.db in the project)"
     )
     generate.add_argument(
         "prompt", nargs="*", metavar="PROMPT", help="prompts; without any, one a line from standard input"
@@ -49,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     add_commands(commands)
     _add_data(commands.add_parser("data", help="check preference data, or count it"))
     return p
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text}")
+    return int(text)
 
 
 def _add_data(p: argparse.ArgumentParser) -> None:

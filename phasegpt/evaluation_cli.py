@@ -55,7 +55,9 @@ def _command(commands: Any, name: str, about: str, examples: str) -> argparse.Ar
     p.add_argument("--config", type=Path, metavar="FILE", help="the suite's config (default: the checkpoint's own)")
     p.add_argument("--profile", choices=("laptop", "gpu"), help="laid on the config")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="override any key")
-    p.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else mlflow.db here)")
+    p.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else mlflow.db in the project)"
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
@@ -78,14 +80,20 @@ def _or_say_why_not(run: Callable[[argparse.Namespace], int], options: argparse.
     from phasegpt.base_model import ModelError
     from phasegpt.blind import BlindError
     from phasegpt.config_errors import ConfigError
+    from phasegpt.curriculum import CurriculumError
+    from phasegpt.files import DamagedError
     from phasegpt.metrics.own import OwnMetricError
     from phasegpt.pairs import PairsError
     from phasegpt.parts import RunError
+    from phasegpt.phase_state import PhaseAttentionError
     from phasegpt.terms import TermsError
+    from phasegpt.texts import TextError
 
+    of_input = (BlindError, ConfigError, DamagedError, ModelError, OSError, OwnMetricError, PairsError, TermsError)
+    of_running = (CurriculumError, PhaseAttentionError, RunError, TextError)
     try:
         return run(options)
-    except (BlindError, ConfigError, ModelError, OSError, OwnMetricError, PairsError, RunError, TermsError) as error:
+    except (*of_input, *of_running) as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
 

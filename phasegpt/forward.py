@@ -77,26 +77,28 @@ class AnswerModel(nn.Module):
         self.model = policy.model
 
     def forward(self, batch: Mapping[str, Tensor]) -> AnswerOutputs:
-        """See the class."""
+        """See the class. `mismatched_logratios` [M] have no gradient; their dropout is that of the other log-probs."""
+        mismatched = {name: batch[MISMATCHED + name] for name in ROW if MISMATCHED + name in batch}
+        # before the policy's own pass: a reference's branch is laid on the parameters that its gradient needs
+        reference, trunk = self._by_reference(mismatched) if mismatched else (None, {})
         logps = completion_statistics(self.policy, batch).logps
+        ratios = logps.new_zeros(0) if reference is None else self._logps({**mismatched, **trunk}) - reference
         return AnswerOutputs(
             policy_logps=logps,
             reference_logps=batch["reference_logps"].to(logps.dtype),
             desirable=batch["desirable"],
-            mismatched_logratios=self._mismatched_logratios(batch, logps),
+            mismatched_logratios=ratios,
         )
 
-    def _mismatched_logratios(self, batch: Mapping[str, Tensor], logps: Tensor) -> Tensor:
-        """[M] log π(y'|x) − log π_ref(y'|x), without gradient; dropout is that of the batch's other log-probs."""
-        mismatched = {name: batch[MISMATCHED + name] for name in ROW if MISMATCHED + name in batch}
-        if not mismatched:
-            return logps.new_zeros(0)
-        with torch.no_grad(), self.policy.trunk_noted() as noted:
-            policy_logps = completion_statistics(self.policy, mismatched).logps
-        trunk = {"trunk": noted[-1]} if noted else {}
-        with self.policy.as_reference():
-            reference_logps = completion_statistics(self.policy, {**mismatched, **trunk}).logps
-        return policy_logps - reference_logps
+    def _by_reference(self, mismatched: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """[M] log π_ref(y'|x), and the trunk's output, which is the policy's too."""
+        with self.policy.trunk_noted() as noted, self.policy.as_reference():
+            logps = self._logps(mismatched)
+        return logps, {"trunk": noted[-1]} if noted else {}
+
+    def _logps(self, batch: Mapping[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            return completion_statistics(self.policy, batch).logps
 
 
 class TextModel(nn.Module):

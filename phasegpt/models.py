@@ -56,6 +56,8 @@ UNLOADABLE = (
     StrictDataclassError,
 )  # fmt: skip
 """What transformers raises on a model folder that is damaged, or that asks for code of its own."""
+RESCALED = ("logits_scaling", "logit_scale", "lm_head_multiplier", "final_logit_softcapping")
+"""What models call in their config that changes logits after the head: Granite, Cohere, Falcon-H1, Gemma."""
 
 disable_progress_bar()  # loading takes under a second, and the terminal belongs to the search
 
@@ -109,6 +111,7 @@ def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device:
         said = " ".join(str(error).split())[:500]
         raise ModelError(f"model.base_model: {folder} cannot be loaded: {type(error).__name__}: {said}") from error
     check_packable(model.config)
+    _check_head(model)
     if tokenizer.chat_template is None:
         raise ModelError(f"model.base_model: {name} has no chat template; take an instruction-tuned model")
     if tokenizer.pad_token_id is None:
@@ -119,6 +122,19 @@ def load_base(name: str, root: Path, dtype: torch.dtype = torch.float32, device:
         eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return Base(name, folder, model.to(device).eval(), tokenizer)
+
+
+def _check_head(model: PreTrainedModel) -> None:
+    """Raises ModelError where logits are more than hidden states times the head's weight, as all is computed here."""
+    config = model.config.get_text_config()
+    odd = [f"{name} {value}" for name in RESCALED if (value := getattr(config, name, None)) not in (None, 1)]
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        odd.append("a bias on the output head")
+    if odd:
+        raise ModelError(
+            f"model.base_model: {config.model_type} makes its logits with {', '.join(odd)}, and such models are not "
+            f"supported; take one whose logits are hidden states times a weight, such as Llama or Qwen"
+        )
 
 
 def attention_for(dtype: torch.dtype, device: str) -> tuple[str, str]:
@@ -419,6 +435,7 @@ def load_policy(base: Base, folder: Path) -> Policy:
     with _stripped_on_error(base):
         model = put_on(base.model, base.name, base.identity, folder, POLICY)
         handles = None if branch is None else _attach_phase(base, branch.settings, branch.tensors)
+    model.requires_grad_(False)  # the branch too: a policy that trains nothing has no trunk
     return Policy(base, model.eval(), handles, phase_settings=branch.settings if branch else None)
 
 

@@ -27,7 +27,7 @@ from phasegpt.forward import PairModel
 from phasegpt.material import Material, TextSource, source_of
 from phasegpt.metrics import preference
 from phasegpt.metrics.declared import is_own
-from phasegpt.metrics.fluency import prose_of
+from phasegpt.metrics.fluency import Prose, prose_of
 from phasegpt.metrics.own import OwnMetric, load_own
 from phasegpt.metrics.text import JUDGED, scorer
 from phasegpt.models import Base, LoraSettings, attach_policy, load_base
@@ -103,7 +103,7 @@ def set_up(
     suite = suite_of(config, base, source.couples, half)
     if isinstance(source, TextSource):
         _check_measured(config)
-    reference = _reference_adapter(config, paths)
+    reference = reference_adapter(config, paths)
     policy = attach_policy(
         base,
         _lora(config),
@@ -138,7 +138,7 @@ def _check_measured(config: Config) -> None:
         )
 
 
-def _reference_adapter(config: Config, paths: RunPaths) -> Path | None:
+def reference_adapter(config: Config, paths: RunPaths) -> Path | None:
     """The folder of training.reference_model; dpo does without a missing one, of which the config has warned."""
     name = config.training.reference_model
     if not name or (config.training.method == "dpo" and not is_registered(name) and not resolve(name).is_dir()):
@@ -173,23 +173,41 @@ def _phase(config: Config) -> PhaseSettings | None:
 
 
 def suite_of(config: Config, base: Base, couples: Couples, half: str) -> Suite:
-    """What an evaluation under this config looks at. Raises ModelError where the judge of a metric cannot be had."""
+    """What an evaluation under this config looks at.
+
+    Raises ModelError where the judge of a metric cannot be had, RunError where the prose for perplexity cannot.
+    """
     evaluation = config.evaluation
     if judged := sorted(JUDGED.intersection(evaluation.metrics)):
         _ensure_judge(judged)
-    wanted = "perplexity" in evaluation.metrics
-    text = resolve(evaluation.fluency_text).read_text(encoding="utf-8") if wanted else ""
-    tokens = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: evaluation.fluency_tokens]
     return Suite(
         metrics=evaluation.metrics,
         pair_ids=tuple(couples),
         prompts=take_prompts(read_prompts(resolve(evaluation.prompts)), half, evaluation.max_prompts),
-        prose=prose_of(tokens),
+        prose=_prose(config, base) if "perplexity" in evaluation.metrics else prose_of(()),
         beta=config.training.beta,
         max_new_tokens=evaluation.max_new_tokens,
         batch_size=evaluation.batch_size,
         own=own_metrics(config),
     )
+
+
+def _prose(config: Config, base: Base) -> Prose:
+    """The neutral prose. Raises RunError where the file is no text, or gives too little of it to score."""
+    path, most = resolve(config.evaluation.fluency_text), config.evaluation.fluency_tokens
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(
+            f"evaluation.fluency_text: {path} is not UTF-8 at byte {error.start}; save it as UTF-8"
+        ) from error
+    tokens = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:most]
+    if len(tokens) < 2:
+        raise RunError(
+            f"evaluation.fluency_text: {path} gives {len(tokens)} of at most {most} tokens "
+            f"(evaluation.fluency_tokens), and perplexity needs two; give more, or leave it out of evaluation.metrics"
+        )
+    return prose_of(tokens)
 
 
 def _ensure_judge(metrics: Sequence[str]) -> None:

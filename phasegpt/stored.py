@@ -13,7 +13,7 @@ from phasegpt.checkpoints import Checkpoint
 from phasegpt.config import Config, stages
 from phasegpt.config_io import project_root
 from phasegpt.evaluate import Row
-from phasegpt.files import read_json
+from phasegpt.files import DamagedError, read_json
 from phasegpt.metrics.declared import DECLARED, GUARDS, is_own
 from phasegpt.metrics.own import OwnMetric
 from phasegpt.metrics.text import TEXT_METRICS
@@ -38,10 +38,15 @@ def read_stored(checkpoint: Checkpoint, terms: Terms, own: Sequence[OwnMetric]) 
     if checkpoint.result is None or config is None:
         return {}
     try:
-        result = read_json(checkpoint.result)
-    except ValueError as error:
+        return _parts(read_json(checkpoint.result), config, terms, own)
+    except DamagedError as error:
         log.warning("%s", error)
-        return {}
+    except (AttributeError, KeyError, TypeError) as error:
+        log.warning("%s is no result of a run (%r); remove it and run again", checkpoint.result, error)
+    return {}
+
+
+def _parts(result: Mapping[str, Any], config: Config, terms: Terms, own: Sequence[OwnMetric]) -> Parts:
     if not _is_of(result, config, terms):
         return {}
     found = {

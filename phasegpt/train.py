@@ -7,7 +7,6 @@ first writes. Knows nothing of search, Ray or MLflow.
 
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,15 +28,27 @@ from phasegpt.checkpoint_files import (
     prune_checkpoints,
     step_history,
 )
-from phasegpt.config import Config, config_hash, stages
-from phasegpt.config_io import resolve, write_resolved
-from phasegpt.config_search import Search
+from phasegpt.claims import claim, claim_content
+from phasegpt.config import Config, config_hash, stages, value_at
+from phasegpt.config_io import files_of, resolve, write_resolved
 from phasegpt.evaluate import Evaluation, evaluate
-from phasegpt.files import file_sha256, make_folder, read_json, text_sha256, whole_folder, write_json
+from phasegpt.files import DamagedError, file_sha256, make_folder, read_json, text_sha256, whole_folder, write_json
 from phasegpt.logs import log_to
 from phasegpt.meters import Meter, scaling_metrics
+from phasegpt.metrics.declared import is_own
+from phasegpt.metrics.own import code_hash
+from phasegpt.metrics.text import scorer
 from phasegpt.once import made_once
-from phasegpt.parts import RunError, SetUp, Workbench, device_of, objective_of, set_up, trainer_settings
+from phasegpt.parts import (
+    RunError,
+    SetUp,
+    Workbench,
+    device_of,
+    objective_of,
+    reference_adapter,
+    set_up,
+    trainer_settings,
+)
 from phasegpt.runs import RunPaths, RunResult, versions
 from phasegpt.shared_store import Progress
 from phasegpt.texts import block_rows
@@ -93,7 +104,7 @@ def fit(
     NonFiniteLossError, ReferenceMismatchError, RunError, ModelError, PairsError.
     """
     bench = workbench or Workbench()
-    _claim(config, paths, half, start)
+    claim(config, paths, half, start)
     with log_to(paths.log) if ranks.first() else nullcontext():
         *earlier, last = stages(config)
         for stage in earlier:
@@ -103,26 +114,8 @@ def fit(
                 update={"training": last.training.model_copy(update={"reference_model": str(adapter)})}
             )
         with set_up(last, paths, bench, half, on_progress) as run:
+            claim_content(run, paths)
             return _run(config, run, paths, half, on_evaluation, on_step, Meter(launched), until, start)
-
-
-def _claim(config: Config, paths: RunPaths, half: str, start: Path | None) -> None:
-    """A run's folder belongs to one config, start and half of the prompts: its files must not pass for another's."""
-    file = paths.checkpoints / "run.json"
-    own = {"config_hash": config_hash(config.model_copy(update={"search": Search()})), "half": half}
-    own |= {} if start is None else {"start": _from_run(start, paths)}
-    if file.is_file() and read_json(file) != own:
-        raise RunError(
-            f"{paths.checkpoints} holds another run, as its config.yaml and run.json say; give this one another name"
-        )
-    if ranks.first():
-        write_json(file, own)
-
-
-def _from_run(start: Path, paths: RunPaths) -> str:
-    """An adapter folder as seen from a run's own where one storage, which may move, has both; else its full path."""
-    storage = paths.shared_work.parent
-    return os.path.relpath(start, paths.checkpoints) if start.is_relative_to(storage) else str(start)
 
 
 def _run(
@@ -147,6 +140,7 @@ def _run(
     parameters = run.judged.policy.parameter_counts()
     log.info("%s: parameters %s", paths.name, ", ".join(f"{name} {count:,}" for name, count in parameters.items()))
     record.tell_again()
+    had_ended = bool(record.evaluations) and record.evaluations[-1].step == total
     steps = train(
         run.material.model,
         examples,
@@ -162,6 +156,8 @@ def _run(
     clock = meter.read()
     if ranks.first():
         _publish(paths.checkpoints / f"checkpoint-{chosen.step}", paths.adapter)
+    if had_ended and (stored := ranks.by_first(lambda: _stored(config, paths))) is not None:
+        return stored
     result = RunResult(
         name=paths.name,
         metrics=chosen.summary,
@@ -187,6 +183,16 @@ def _run(
     ranks.wait()
     log.info("%s: ended at step %d with %s", paths.name, steps, _short(result.metrics))
     return RunResult.read(paths.results)
+
+
+def _stored(config: Config, paths: RunPaths) -> RunResult | None:
+    """The result of a run that had ended; None where there is none, or it is damaged or of another config or place."""
+    try:
+        stored = RunResult.read(paths.results)
+    except (OSError, DamagedError, TypeError):
+        return None
+    is_ours = (stored.config_hash, stored.adapter) == (config_hash(config), str(paths.adapter))
+    return stored if is_ours else None
 
 
 class _Record:
@@ -320,8 +326,7 @@ def _earlier_stage(
     launched: float | None,
 ) -> Path:
     """The adapter of a stage that several trials share (Track C's phase_a): trained once for what it depends on."""
-    content = (file_sha256(resolve(config.training.preference_dataset)), bench.base(config).fingerprint)
-    own = stage_paths(config, paths, content)
+    own = stage_paths(config, paths, stage_content(config, paths, bench))
     make_folder(own.checkpoints.parent)
     # the first worker holds the lock for all of them, which come to `by_first` and wait for it there
     whole = (own.adapter / "adapter_config.json").is_file
@@ -335,10 +340,22 @@ def _earlier_stage(
     return own.adapter
 
 
+def stage_content(config: Config, paths: RunPaths, bench: Workbench) -> tuple[str, ...]:
+    """Hashes of all that a stage depends on beside its settings; what evaluates it chooses its checkpoint."""
+    reference = reference_adapter(config, paths)
+    return (
+        bench.base(config).fingerprint,
+        "" if reference is None else adapter_hash(reference),
+        *(file_sha256(resolve(value_at(config, key))) for key in files_of(config)),
+        scorer(),
+        *(code_hash(name) for name in config.evaluation.metrics if is_own(name)),
+    )
+
+
 def stage_paths(config: Config, paths: RunPaths, content: Sequence[str]) -> RunPaths:
     """Where a shared earlier stage lives: beside the shared work, under the hash of what it depends on.
 
-    `content` holds hashes of the files that the config names.
+    `content` is that of `stage_content`.
     """
     tree = config.dump()
     training = {key: value for key, value in tree["training"].items() if key not in NOT_OF_A_STAGE}

@@ -130,7 +130,7 @@ def _trainer(work: Work, plain: Mapping[str, Any], crew: Crew, folder: Path, mai
 def _train(trainer: TorchTrainer, outcome: dict[str, Any], mailbox: Any) -> None:
     try:
         outcome["result"] = trainer.fit().return_value
-    except TrainingFailedError as error:
+    except Exception as error:  # noqa: BLE001 - its controller may die, and this thread would take the news with it
         outcome["error"] = error
     finally:
         ray.get(mailbox.close.remote())
@@ -155,8 +155,10 @@ def _may_be_anothers(error: Exception) -> bool:
     return isinstance(error, (RuntimeError, ConnectionError)) and not isinstance(error, torch.OutOfMemoryError)
 
 
-def worker_error(error: TrainingFailedError) -> WorkerError:
+def worker_error(error: Exception) -> WorkerError:
     """The one message of a run that failed: of a worker that died rather than of those that died of it."""
+    if not isinstance(error, TrainingFailedError):
+        return WorkerError(0, f"Ray Train itself failed, run it again: {type(error).__name__}: {error}")
     if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerError):
         return error.controller_failure
     if not isinstance(error, WorkerGroupError) or not error.worker_failures:

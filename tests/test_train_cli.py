@@ -100,6 +100,15 @@ def test_a_run_belongs_to_its_track() -> None:
     assert [track_of(load_config(track_config(track))) for track in "abc"] == ["a", "b", "c"]
 
 
+def test_help_says_where_mlflow_is_looked_for() -> None:
+    from phasegpt.cli import parser as commands
+
+    told = "MLflow (default: $MLFLOW_TRACKING_URI, else mlflow.db in the project)"
+    [of_generate] = [a for a in commands()._actions if a.choices]
+    for one in (parser(), *(of_generate.choices[name] for name in ("generate", "evaluate", "compare"))):
+        assert [action.help for action in one._actions if action.dest == "tracking_uri"] == [told]
+
+
 def test_help_imports_neither_torch_nor_ray() -> None:
     code = (
         "import sys, train\n"

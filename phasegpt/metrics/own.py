@@ -17,6 +17,7 @@ from typing import Any
 
 from phasegpt.config_errors import found_text, nearest
 from phasegpt.config_io import project_root
+from phasegpt.files import file_sha256
 from phasegpt.metrics.declared import Direction
 
 
@@ -77,6 +78,12 @@ def load_own(name: str, better: Direction | None = None) -> OwnMetric:
         high=high,
         unit=str(getattr(function, "unit", "")),
     )
+
+
+def code_hash(name: str) -> str:
+    """A hash of the file that a metric's module lies in; what that imports is not looked at."""
+    file = getattr(_import(name, name.partition(":")[0]), "__file__", None)
+    return file_sha256(Path(file)) if file else ""
 
 
 def _import(name: str, module: str) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.state import LocalCluster, state_file, token_file, write_state
+from cluster.state import LocalCluster, read_state, state_file, token_file, write_state
 from cluster.target import find_target
 from phasegpt.files import write_text
 from tune.request import RequestError
@@ -36,6 +36,13 @@ def test_without_any_cluster_the_ways_to_one_are_told() -> None:
 def test_the_cluster_of_this_machine_is_meant_where_none_is_named(local: LocalCluster) -> None:
     target = find_target(None)
     assert (target.local, target.dashboard.token, target.words) == (local, "its-token", [])
+
+
+@pytest.mark.parametrize("content", ['{"mark": "m"}', '{"roots": []}', "[]", '{"roots": [3]}', '{"roots": [], "x": 1}'])
+def test_a_state_that_is_none_is_called_damaged(content: str) -> None:
+    write_text(state_file(), content)
+    with pytest.raises(ValueError, match=r"state\.json is damaged \(.*; remove it and start again"):
+        read_state()
 
 
 def test_an_address_wins_over_the_cluster_of_this_machine(local: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:

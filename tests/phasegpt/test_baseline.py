@@ -11,7 +11,7 @@ from phasegpt.baseline import measure
 from phasegpt.config import Config
 from phasegpt.config_io import load_config, track_config
 from phasegpt.evaluate import Evaluation
-from phasegpt.parts import Workbench
+from phasegpt.parts import RunError, Workbench
 from phasegpt.runs import run_paths
 from tests.phasegpt.trained import Trained, train_toy
 
@@ -58,6 +58,17 @@ def test_a_baseline_of_ones_own_is_measured_against_the_searchs_reference(
     else:
         assert found["kl_divergence"] == pytest.approx(expected["kl_divergence"], rel=1e-4)
         assert found["reward_margin"] == pytest.approx(expected["reward_margin"], rel=1e-3)
+
+
+def test_a_baselines_kl_on_its_answers_is_refused_where_the_search_has_another_reference(
+    trained: Trained, toy_sets: list[str], tmp_path: Path, bench: Workbench
+) -> None:
+    adapter = trained.paths.adapter
+    sets = [f"evaluation.baseline_checkpoint={adapter}", "evaluation.metrics=[eval_loss, kl_on_samples]"]
+    sets += ["evaluation.metric_for_best_model=eval_loss", "search.constraints={}"]
+    assert measured(config_of(toy_sets, *sets), tmp_path, bench).summary["kl_on_samples"] > 0
+    with pytest.raises(RunError, match=r"evaluation\.baseline_checkpoint: its kl_on_samples would be .*; leave"):
+        measured(config_of(toy_sets, *sets, f"training.reference_model={adapter}"), tmp_path, bench)
 
 
 def test_a_baseline_that_is_no_adapter_is_named_by_its_key(

@@ -193,6 +193,14 @@ def test_an_address_that_no_registry_has_is_one_sentence(uri: str, capsys: pytes
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("number", ["0", "-3", "many"])
+def test_an_answer_of_no_tokens_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "--checkpoint", "/nowhere", f"--max-new-tokens={number}", "A prompt"])
+    assert ended.value.code == 2
+    assert f"--max-new-tokens: expected a whole number from 1 on, found {number}" in capsys.readouterr().err
+
+
 # --- training.reference_model ----------------------------------------------------------------------------------------
 
 

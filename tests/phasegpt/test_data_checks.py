@@ -220,6 +220,21 @@ def test_every_text_like_an_earlier_one_is_found_and_no_other() -> None:
     assert [(like.text.line, like.earlier.line) for like in likenesses(texts)] == [(100 + n, n) for n in range(30)]
 
 
+def test_texts_of_other_scripts_are_compared_by_their_own_words() -> None:
+    texts = [
+        "Река течёт мимо старого моста в 2024",
+        "Часы на башне давно стоят, 2024",
+        "河流从不停留。",
+        "钟楼早已停摆。",
+        "…",
+        "?!",
+    ]
+    apart = [Text(line, "chosen", text) for line, text in enumerate(texts)]
+    assert list(likenesses(apart)) == []
+    [like] = likenesses([*apart, Text(9, "chosen", "Река течёт мимо старого моста в 2025")])
+    assert (like.earlier.line, like.share) == (0, 0.8)
+
+
 def test_a_text_too_short_for_ngrams_is_one_itself() -> None:
     assert ngrams("Of course!") == {("of", "course")}
     assert ngrams("a b c d") == {("a", "b", "c"), ("b", "c", "d")}

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,17 @@ def test_stats_of_a_file_with_errors_are_its_errors(tmp_path: Path, capsys: pyte
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith(f"{path}:1: not JSON")
+
+
+def test_answers_of_which_none_can_be_coupled_leave_no_file_behind(
+    toy_model_dir: Path, toy_pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer to the prompt, of one token."""
+    out = tmp_path / "own.jsonl"
+    words = ["--model", str(toy_model_dir), "--pairs", str(toy_pairs_file), "--out", str(out), "--processes", "1"]
+    draws = ["--limit", "1", "--samples", "1", "--max-new-tokens", "1"]
+    monkeypatch.setattr(sys, "argv", ["make_own_pairs.py", *words, *draws])
+    own = runpy.run_path(str(ROOT / "data" / "make_own_pairs.py"))
+    with pytest.raises(SystemExit, match=r"no two answers .* nothing was written; draw more .* --samples 1"):
+        own["main"]()
+    assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,12 @@ from phasegpt import judging
 from phasegpt.baseline import measure
 from phasegpt.cli import main
 from phasegpt.config_io import load_config, track_config
+from phasegpt.curriculum import CurriculumError
+from phasegpt.files import DamagedError
 from phasegpt.parts import Workbench
+from phasegpt.phase_state import PhaseAttentionError
 from phasegpt.runs import run_paths
+from phasegpt.texts import TextError
 from tests.phasegpt.trained import Trained, train_toy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -148,6 +152,7 @@ def test_what_was_stored_on_other_terms_is_run_again(
         ("config", []),
         ("base_model", []),
         ("damaged", []),
+        ("half of it", []),
         ("data", ["answers", "perplexity"]),
         ("reference_adapter", ["answers", "perplexity"]),
     ],
@@ -160,6 +165,8 @@ def test_of_a_result_only_what_is_still_true_is_used(
     result = json.loads(one.paths.results.read_text())
     if changed == "config":
         result["config"]["training"]["beta"] = 0.7
+    elif changed == "half of it":
+        del result["answers"]
     elif changed != "damaged":
         result["hashes"][changed] = "another"
     target = tmp_path / "results" / "one.json"
@@ -272,6 +279,18 @@ def test_bad_input_is_one_message_and_status_2(
 def test_a_wrong_override_names_its_key(one: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--checkpoint", one.folder, "--set", "evaluation.metrics=[spiral]"]) == 2
     assert "evaluation.metrics" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("raised", [CurriculumError, TextError, PhaseAttentionError, DamagedError])
+def test_whatever_stops_an_evaluation_is_one_message(
+    raised: type[ValueError], one: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stops(*_: object, **__: object) -> None:
+        raise raised("the file and the cure")
+
+    monkeypatch.setattr(judging, "judge", stops)
+    assert main(["evaluate", "--checkpoint", one.folder]) == 2
+    assert capsys.readouterr().err.endswith("the file and the cure\n")
 
 
 def test_half_precision_without_a_gpu_says_what_to_set(one: Trained, capsys: pytest.CaptureFixture[str]) -> None:

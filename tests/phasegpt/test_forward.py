@@ -7,12 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from phasegpt.adapters import PhaseSettings
+from phasegpt.answers import answers_of
 from phasegpt.divergences import KINDS, divergence
 from phasegpt.encoding import EncodedPair, encode_pair
-from phasegpt.forward import PairModel, packed_completions, sum_by_row
+from phasegpt.examples import AnswerExamples
+from phasegpt.forward import AnswerModel, PairModel, packed_completions, sum_by_row
 from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
 from phasegpt.packing import pack
 from phasegpt.pairs import read_pairs
+from phasegpt.shared_store import Lengths, SharedStore, prepare
 from tests.toy import DOMAINS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,6 +119,27 @@ def test_the_reference_of_the_batch_is_handed_on(policy: Policy, pairs: list[Enc
     assert outputs.reference_chosen_logps.tolist() == [0, 2, 4, 6]
     assert outputs.reference_rejected_logps.tolist() == [1, 3, 5, 7]
     assert outputs.divergences is None
+
+
+def test_answers_have_a_gradient_on_a_reference_with_a_branch(
+    toy_model_dir: Path, toy_pairs_file: Path, tmp_path: Path
+) -> None:
+    base = load_base(str(toy_model_dir), tmp_path)
+    lora, phase = LoraSettings(4, 8, 0.0, ("q_proj",), (2, 3)), PhaseSettings((3,), 8, 1.0, 1.0, 0.1, 3)
+    reference = attach_policy(base, lora, seed=1, phase=phase)
+    for parameter in reference.trainable().values():
+        parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
+    reference.save(tmp_path / "reference")
+    reference.detach()
+    policy = attach_policy(base, lora, seed=3, reference_adapter=tmp_path / "reference", phase=phase)
+    rows = read_pairs(toy_pairs_file, DOMAINS)[:2]
+    shared = prepare(SharedStore(tmp_path / "store"), policy, rows, Lengths(256, 64))
+    outputs = AnswerModel(policy)(AnswerExamples(shared, answers_of(rows), 256).batch(range(4)))
+    outputs.policy_logps.sum().backward()
+    gradients = {name: parameter.grad for name, parameter in policy.trainable().items()}
+    assert any(found is not None and found.any() for name, found in gradients.items() if ".phase_branch." in name)
+    assert len(outputs.mismatched_logratios) > 0
+    assert outputs.mismatched_logratios.tolist() == pytest.approx([0.0] * len(outputs.mismatched_logratios), abs=1e-4)
 
 
 def test_values_are_summed_into_their_rows() -> None:

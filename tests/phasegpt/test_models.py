@@ -12,6 +12,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from phasegpt import models
 from phasegpt.adapters import ADAPTER_CONFIG, ADAPTER_FILE, PHASE_FILE, PhaseSettings, SavedBranch, write_branch
@@ -114,6 +115,26 @@ def test_a_base_without_a_chat_template_is_refused(toy_model_dir: Path, tmp_path
     folder = shutil.copytree(toy_model_dir, tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="has no chat template; take an instruction-tuned model"):
+        load_base(str(folder), Path("/"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "said"),
+    [
+        ("granite", {"logits_scaling": 8.0}, r"logits_scaling 8\.0"),
+        ("cohere", {}, r"logit_scale 0\.0625"),
+        ("gemma3_text", {"head_dim": 8, "final_logit_softcapping": 30.0}, r"final_logit_softcapping 30\.0"),
+        ("phi", {}, "a bias on the output head"),
+    ],
+)
+def test_a_base_whose_logits_are_more_than_states_times_weights_is_refused(
+    toy_model_dir: Path, tmp_path: Path, kind: str, more: dict[str, Any], said: str
+) -> None:
+    folder = shutil.copytree(toy_model_dir, tmp_path / "model", ignore=shutil.ignore_patterns("model.safetensors"))
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48}
+    config = AutoConfig.for_model(kind, vocab_size=300, pad_token_id=0, **sizes, **more)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    with pytest.raises(ModelError, match=f"model.base_model: {kind} makes its logits with {said}.*take one whose"):
         load_base(str(folder), Path("/"))
 
 

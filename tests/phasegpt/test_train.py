@@ -191,7 +191,7 @@ def test_a_rerun_of_a_finished_run_trains_and_evaluates_nothing_and_gives_the_sa
     again = fit(
         config_of(toy_overrides), lambda evaluation, _: told.append(evaluation.step), paths=paths, on_step=never
     )
-    assert comparable(again) == comparable(result)
+    assert again == result
     assert told == [3]
     assert (paths.checkpoints / "checkpoint-6").stat().st_mtime_ns == before
 
@@ -404,6 +404,37 @@ def test_a_folder_of_another_config_or_half_is_refused(
         fit(config_of(toy_overrides, "training.beta=0.3"), paths=whole[0])
     with pytest.raises(RunError, match="holds another run"):
         fit(config_of(toy_overrides), paths=whole[0], half="final")
+
+
+def with_pairs_in(folder: Path, toy_overrides: list[str], toy_pairs_file: Path) -> tuple[Path, Config]:
+    """A config on a copy of the pairs, which may change."""
+    file = Path(shutil.copy(toy_pairs_file, folder / "own_pairs.jsonl"))
+    return file, config_of(toy_overrides, f"training.preference_dataset={file}")
+
+
+def test_a_cut_run_goes_on_with_no_other_data_than_it_was_begun_with(
+    toy_overrides: list[str], toy_pairs_file: Path, tmp_path: Path
+) -> None:
+    file, config = with_pairs_in(tmp_path, toy_overrides, toy_pairs_file)
+    paths, text = paths_of(tmp_path), file.read_text()
+    with pytest.raises(Paused):
+        fit(config, paths=paths, until=3)
+    file.write_text(text.replace("It always stays", "It never stays"))
+    with pytest.raises(
+        RunError, match=r"v14/track_b/run: the data \(training.preference_dataset\) changed .*; put back"
+    ):
+        fit(config, paths=paths)
+    file.write_text(text)
+    claim = paths.checkpoints / "run.json"
+    claimed = json.loads(claim.read_text())
+    assert set(claimed["hashes"]) == {"data", "base_model", "reference_adapter"}
+    claim.write_text(json.dumps({**claimed, "hashes": {**claimed["hashes"], "base_model": "another"}}))
+    with pytest.raises(RunError, match=r"the base model \(model.base_model\) changed"):
+        fit(config, paths=paths)
+    del claimed["hashes"]  # as a run of before has it
+    claim.write_text(json.dumps(claimed))
+    assert fit(config, paths=paths).step == 6
+    assert "hashes" in json.loads(claim.read_text())
 
 
 def test_the_search_around_a_run_may_change(
@@ -626,6 +657,39 @@ def test_the_supervised_stage_is_trained_once_and_the_preference_stage_starts_fr
     assert second.metrics["eval_loss"] != first.metrics["eval_loss"]
     shared_folder = tmp_path / "checkpoints" / "v14" / "shared_work"
     assert len([path for path in shared_folder.iterdir() if path.is_dir()]) == 2  # the base, the supervised adapter
+
+
+def test_all_that_chooses_a_supervised_stages_checkpoint_makes_another_stage(
+    toy_overrides: list[str],
+    toy_prompts_file: Path,
+    whole: tuple[RunPaths, RunResult, list[Any]],
+    tmp_path: Path,
+    own_module: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompts, prose = tmp_path / "prompts.jsonl", tmp_path / "prose.txt"
+    adapter = tmp_path / "reference"
+    shutil.copy(toy_prompts_file, prompts)
+    shutil.copytree(whole[0].adapter, adapter)
+    prose.write_text("People say the river stays. " * 20)
+    sets = [
+        f"evaluation.prompts={prompts}",
+        f"evaluation.fluency_text={prose}",
+        f"training.reference_model={adapter}",
+        f'evaluation.metrics=[perplexity, eval_loss, "{own_module}:rising"]',
+        "evaluation.metric_for_best_model=eval_loss",
+        *NO_SEARCH,
+    ]
+    config, _ = stages(config_of(toy_overrides, *sets, track="c"))
+    paths, bench = paths_of(tmp_path, track="c"), Workbench()
+    seen = [train.stage_content(config, paths, bench)]
+    assert train.stage_content(config, paths, bench) == seen[0]
+    for file in (prompts, prose, tmp_path / f"{own_module}.py", adapter / "adapter_config.json"):
+        file.write_text(file.read_text() + "\n")
+        seen.append(train.stage_content(config, paths, bench))
+    monkeypatch.setattr(train, "scorer", lambda: "spiral of tomorrow")
+    seen.append(train.stage_content(config, paths, bench))
+    assert len(set(seen)) == len(seen)
 
 
 def test_other_pairs_make_another_supervised_stage(toy_overrides: list[str], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The frozen trunk: starting above the layers that nothing trains changes no number."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from phasegpt.adapters import PhaseSettings
 from phasegpt.forward import PairModel
-from phasegpt.models import LoraSettings, Policy, attach_policy, load_base
+from phasegpt.models import LoraSettings, Policy, attach_policy, load_base, load_policy
 from phasegpt.objectives import PairOutputs
 from phasegpt.packing import Packing
 from phasegpt.pairs import read_pairs
@@ -82,6 +83,31 @@ def test_a_policy_that_trains_in_the_lowest_layer_has_no_trunk(
     shared = prepare(SharedStore(tmp_path), policy, pairs, Lengths(256, 64))
     assert policy.trunk_depth == 0
     assert "trunk" not in shared.batch([pairs[0].id], with_hidden=False)
+
+
+def test_a_saved_policy_with_a_branch_above_its_adapters_is_judged_as_it_was_trained(
+    toy_model_dir: Path, toy_pairs_file: Path, tmp_path: Path
+) -> None:
+    """Adapters on all four layers, the branch on the last: starting above the third would leave three adapters out."""
+    pairs = read_pairs(toy_pairs_file, DOMAINS)[:3]
+    base = load_base(str(toy_model_dir), tmp_path)
+
+    def judged(policy: Policy) -> PairOutputs:
+        shared = prepare(SharedStore(tmp_path), policy, pairs, Lengths(256, 64))
+        with torch.no_grad():
+            return PairModel(policy)(shared.batch([p.id for p in pairs], with_hidden=True), with_divergence=True)
+
+    policy = moved(attach_policy(base, replace(LORA, layers=None), seed=0, phase=PHASE))
+    expected = judged(policy)
+    policy.save(tmp_path / "adapter")
+    policy.detach()
+    loaded = load_policy(base, tmp_path / "adapter")
+    found = judged(loaded)
+    assert loaded.trunk_depth == 0
+    assert not loaded.trainable()
+    torch.testing.assert_close(found.policy_chosen_logps, expected.policy_chosen_logps)
+    torch.testing.assert_close(found.policy_rejected_logps, expected.policy_rejected_logps)
+    torch.testing.assert_close(found.divergences, expected.divergences)
 
 
 def test_a_branch_below_the_adapters_lowers_the_trunk(toy_model_dir: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,6 +121,23 @@ def test_the_one_message_is_that_of_who_died_and_not_of_who_died_of_it() -> None
     assert worker_error(WorkerGroupError("", {0: lost})) is lost
     died = worker_error(WorkerGroupError("", {0: lost, 1: OSError("gone")}))
     assert str(died) == "rank 1: the worker died 4 times, killed from outside or out of memory"
+
+
+def test_a_controller_that_dies_is_no_quiet_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    from phasegpt import workers
+
+    class Dead:
+        def fit(self) -> None:
+            raise OSError("the actor died")
+
+    closed: list[bool] = []
+    mailbox = SimpleNamespace(close=SimpleNamespace(remote=lambda: closed.append(True)))
+    monkeypatch.setattr(workers.ray, "get", lambda told: told)
+    outcome: dict[str, Any] = {}
+    workers._train(Dead(), outcome, mailbox)
+    assert closed
+    said = str(workers.worker_error(outcome["error"]))
+    assert said == "rank 0: Ray Train itself failed, run it again: OSError: the actor died"
 
 
 @pytest.mark.parametrize(
