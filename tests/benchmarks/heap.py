@@ -4,7 +4,7 @@ Four fits of two steps on SmolLM2-135M (supervised, 8 answers a step, adapters o
 in a thread that lives on, as Ray's do; each figure is the memory after a fit that no file backs. The shared work of all
 fits is made in the first, whose seconds therefore are left out.
 
-    python tests/benchmarks/heap.py              # about ten quiet minutes on two cores
+    python tests/benchmarks/heap.py              # nine quiet minutes on two cores
 """
 
 import subprocess
