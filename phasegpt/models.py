@@ -1,6 +1,6 @@
 """The base model, its tokenizer, and the policy: adapters on a frozen base that can be put on and taken off.
 
-The reference is always "trial adapter off" (DESIGN decision 4): the bare base, or the base with a frozen reference
+The reference is always "trial adapter off": the bare base, or the base with a frozen reference
 adapter underneath. Nothing here knows of pairs, losses or configs.
 """
 

@@ -126,7 +126,7 @@ def dpo_loss(
 
 
 def penalised_loss(pair_losses: Tensor, divergences: Tensor, weight: float) -> Tensor:
-    """L_DPO + λ·D, per pair [B]: the `kto` of the track files (DESIGN decision 5).
+    """L_DPO + λ·D, per pair [B]: the `kto` of the track files.
 
     `divergences` [2B] holds the chosen sequences first; a pair pays the mean of its two, so the mean over pairs is
     the mean over sequences. With weight 0 the losses come back untouched, so that λ = 0 is plain DPO bit for bit.

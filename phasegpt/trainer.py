@@ -155,7 +155,7 @@ def _dynamics(policy: Policy, settings: TrainerSettings) -> PhaseDynamics | None
 
 
 def check_start(policy_logps: Tensor, reference_logps: Tensor, names: Sequence[str], *, half_precision: bool) -> None:
-    """Raises ReferenceMismatchError where a policy before its first step is not the reference (DESIGN decision 4).
+    """Raises ReferenceMismatchError where a policy before its first step is not the reference.
 
     Log-probs [S] of the sequences that `names` names. Two passes over one sequence differ by rounding: 1e-3 +
     1e-5·|log-prob| is allowed, in half precision 0.5 + 5e-2·|log-prob|.

@@ -95,28 +95,23 @@ def _command(words: Sequence[str]) -> int:
 
 def budget(searches: Sequence[Published]) -> str:
     """Fits times minutes at this machine's speed of the moment, a line for each search; ? and why where unknown."""
-    lines = [f"{'search':24} {'state':10} {'fits':>5} {'minutes a fit':>14} {'hours':>7}  asks"]
-    reasons: list[str] = []
-    for search in searches:
-        if search.state in ("published", "ended"):
-            lines.append(f"{search.name:24} {search.state:10} {'':28}  {search.asks}")
-            continue
-        fits, times, reason = _cost(search)
-        lines.append(f"{search.name:24} {search.state:10} {fits:5} {times}  {search.asks}")
-        if reason and reason not in reasons:
-            reasons.append(reason)
-    return "\n".join([*lines, *(f"?: {reason}" for reason in reasons)])
+    head = f"{'search':24} {'state':10} {'fits':>5} {'minutes a fit':>14} {'hours':>7}  asks"
+    rows = [_row(search) for search in searches]
+    reasons = dict.fromkeys(reason for _, reason in rows if reason)
+    return "\n".join([head, *(line for line, _ in rows), *(f"?: {reason}" for reason in reasons)])
 
 
-def _cost(search: Published) -> tuple[int, str, str]:
-    """The fits, the columns of time, and why they hold no time."""
+def _row(search: Published) -> tuple[str, str]:
+    """Its line, and why that has no time where there is none."""
+    begin = f"{search.name:24} {search.state:10}"
+    if search.state in ("published", "ended"):
+        return f"{begin} {'':28}  {search.asks}", ""
     from tune.plan import make_plan
 
     plan = make_plan(search.request(name=f"{search.name}-plan"))
-    fits, timing = plan.trials + plan.finals, plan.timing
-    if timing is None:
-        return fits, f"{'?':>14} {'?':>7}", plan.no_time
-    return fits, f"{timing.fit / 60:14.1f} {timing.most / 3600:7.1f}", ""
+    minutes, hours = (f"{plan.timing.fit / 60:.1f}", f"{plan.timing.most / 3600:.1f}") if plan.timing else ("?", "?")
+    line = f"{begin} {plan.trials + plan.finals:5} {minutes:>14} {hours:>7}  {search.asks}"
+    return line, "" if plan.timing else plan.no_time
 
 
 def _check(search: Published) -> int:

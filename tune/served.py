@@ -98,7 +98,7 @@ def evidence_json(evidence: Evidence) -> dict[str, Any]:
 
 def evidence_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `evidence_json`, as arguments of Evidence; another version may lack some, or have more."""
-    known = {name: stored[name] for name in (field.name for field in fields(Evidence)) if name in stored}
+    known = {field.name: stored[field.name] for field in fields(Evidence) if field.name in stored}
     gains = {name: Gain.from_dict(stored[name]) if stored.get(name) else None for name in GAINS}
     return {**known, **gains}
 

@@ -107,7 +107,6 @@ def _run(job: Job, spec: Mapping[str, Any], crew: "Crew", save: Save) -> dict[st
     import torch
     from ray import tune
 
-    give_back()  # what earlier jobs of this process left
     torch.set_num_threads(max(1, int(crew.cpus)))
     reporter = _Reporter(tune.report)
     return _job(job, spec, _workbench(), tune.report, reporter.due, reporter.aside, time.time(), save)
@@ -182,7 +181,7 @@ def _start(job: Job, spec: Mapping[str, Any]) -> Path | None:
 
 
 def _workbench() -> "Workbench":
-    """This process's bench, which its jobs share.
+    """This process's bench, which its jobs share; what earlier ones left in memory is given back.
 
     What the imports made is left out of all later garbage collections: it stays anyway, and each fit asks for one,
     which took a third of a second over half a million objects.
@@ -190,7 +189,9 @@ def _workbench() -> "Workbench":
     import phasegpt.train  # noqa: F401 - all that a fit imports
     from phasegpt.parts import Workbench
 
-    if "workbench" not in _warm:
+    if "workbench" in _warm:
+        give_back()
+    else:
         gc.collect()
         gc.freeze()
         _warm["workbench"] = Workbench()
