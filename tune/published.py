@@ -79,6 +79,7 @@ SEARCHES: Sequence[Published] = (
     Published("smollm2-lambdas", "b", "what λ buys, at equal steps and at equal KL", "smollm2_b.yaml", LAMBDAS),
     Published("smollm2-own", "a", "pairs of the model's own answers", "smollm2_own.yaml"),
     Published("smollm2-factors", "a", "100 pairs or 10, curriculum, phase branch", "smollm2_a.yaml", FACTORS),
+    Published("smollm2-front", "b", "score against perplexity on its own pairs, short", "smollm2_front.yaml"),
     Published("smollm2-b", "b", "score against perplexity over λ, β and lr", "smollm2_b.yaml"),
     Published("smollm2-imitation", "a", "its own best answers, imitated", "smollm2_imitation.yaml"),
     Published("smollm2-gentle", "a", "small steps and λ on the shipped pairs", "smollm2_own.yaml", GENTLE),
