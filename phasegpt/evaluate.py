@@ -66,7 +66,8 @@ class Suite:
 class Evaluation:
     """One evaluation, at `step` of `steps`.
 
-    `summary` {metric: mean}, `answers` a row a prompt, `pairs` a row a held-out pair, `seconds` by part.
+    `summary` {metric: mean}, `answers` a row a prompt, `pairs` a row a held-out pair, `seconds` by part; `worked` is how
+    many seconds the run had taken by its end, earlier processes included.
     """
 
     step: int
@@ -75,6 +76,7 @@ class Evaluation:
     answers: tuple[Row, ...] = ()
     pairs: tuple[Row, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    worked: float = 0.0
 
 
 def evaluate(model: PairModel, shared: SharedWork | None, suite: Suite, step: int = 0, steps: int = 0) -> Evaluation:

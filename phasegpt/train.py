@@ -129,7 +129,6 @@ def _run(
     until: int | None = None,
     start: Path | None = None,
 ) -> RunResult:
-    begun = time.monotonic()
     settings = trainer_settings(run.config, device_of(run.config))
     if ranks.first():
         write_resolved(config, paths.checkpoints / "config.yaml")
@@ -168,7 +167,7 @@ def _run(
         curve=[{"step": e.step, **e.summary} for e in record.evaluations],
         training_log=step_history(paths.checkpoints / f"checkpoint-{steps}"),
         adapter=str(paths.adapter),
-        seconds={"total": time.monotonic() - begun, "evaluation": record.evaluation_seconds()},
+        seconds={"total": record.worked(), "evaluation": record.evaluation_seconds()},
         half=half,
         config=config.dump(),
         config_hash=config_hash(config),
@@ -212,12 +211,18 @@ class _Record:
         self.meter, self.until = meter, until
         self.folder = paths.checkpoints / "evaluations"
         self.evaluations = ranks.by_first(self._stored)
+        self.begun = time.monotonic()
+        self.before = self.evaluations[-1].worked if self.evaluations else 0.0
 
     def _stored(self) -> list[Evaluation]:
         newest = newest_checkpoint(self.paths.checkpoints)
         reached = checkpoint_step(newest) if newest else 0
         stored = [read_evaluation(path) for path in sorted(self.folder.glob("step-*.json"))]
         return [evaluation for evaluation in stored if evaluation.step <= reached]
+
+    def worked(self) -> float:
+        """How many seconds the run has taken; work that was lost in a cut, and done again, counts once."""
+        return self.before + time.monotonic() - self.begun
 
     def evaluation_seconds(self) -> float:
         """What all evaluations of the run took, those before a cut included."""
@@ -251,7 +256,7 @@ class _Record:
     def _evaluate(self, step: int) -> Evaluation:
         evaluation = evaluated(self.run, step, self.total)
         scaling = scaling_metrics(self.meter.read(), self.run.suite.metrics)
-        evaluation = replace(evaluation, summary={**evaluation.summary, **scaling})
+        evaluation = replace(evaluation, summary={**evaluation.summary, **scaling}, worked=self.worked())
         check_finite(evaluation)
         self.evaluations.append(evaluation)
         if ranks.first():

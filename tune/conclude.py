@@ -132,12 +132,18 @@ def _trial(trial: Any, searcher: JobSearcher) -> dict[str, Any]:
         "origin": attributes.get(ORIGIN, SAMPLED),
         "params": searcher.study.values(trial),
         "metrics": attributes.get(METRICS, {}),
-        "curve": attributes.get(CURVE, {}),
+        "curve": _curve(result) or attributes.get(CURVE, {}),
         "why": attributes.get(WHY, ""),
         "notes": attributes.get(NOTES, []),
         "steps": result.get("steps", 0),
         "seconds": result.get("seconds", {}).get("total", 0.0),
     }
+
+
+def _curve(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What a finished trial was evaluated at, its end included; empty for one that left no result."""
+    rows = [dict(row) for row in result.get("curve", ())]
+    return {str(row.pop("step")): row for row in rows}
 
 
 def _finalist(finalist: Finalist, objective: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from phasegpt.checkpoint_files import ADAPTER, checkpoint_step
 from phasegpt.config import Config, stages
 from phasegpt.config_io import load_config, track_config
 from phasegpt.evaluate import Evaluation
+from phasegpt.files import read_json, write_json
 from phasegpt.metrics.declared import GUARDS
 from phasegpt.metrics.own import OwnMetricError
 from phasegpt.metrics.text import scorer
@@ -238,6 +239,18 @@ def test_a_run_cut_at_an_evaluation_goes_on_to_the_same_end(
     fit(config_of(toy_overrides), paths=paths, on_step=lambda step, _: steps.append(step))
     assert steps == [4, 5, 6]
     assert_same_run(paths, whole[0], step=6)
+
+
+def test_a_cut_run_counts_the_seconds_of_before(toy_overrides: list[str], tmp_path: Path) -> None:
+    paths = paths_of(tmp_path)
+    with pytest.raises(Cut):
+        fit(config_of(toy_overrides), cut_at(3), paths=paths)
+    [kept] = (paths.checkpoints / "evaluations").glob("step-*.json")
+    evaluation = read_json(kept)
+    assert evaluation["worked"] > sum(evaluation["seconds"].values())
+    write_json(kept, {**evaluation, "worked": 5000.0})
+    result = fit(config_of(toy_overrides), paths=paths)
+    assert 5000 < result.seconds["total"] < 5100
 
 
 def test_a_run_that_goes_on_tells_all_its_evaluations_again_in_their_order(
