@@ -252,10 +252,11 @@ def strata_missing(material: Material) -> Iterator[Finding]:
 
 
 def strata_unbalanced(material: Material) -> Iterator[Finding]:
-    """A stratum with a value that over three times as many rows have as another."""
-    for key, allowed in zip(STRATA, (material.rules.domains, COMPLEXITIES, SUBTLETIES), strict=True):
+    """A stratum with a value that over three times as many rows have as another; a domain held out need not balance."""
+    trained = [domain for domain in material.rules.domains if domain not in material.rules.held_out_domains]
+    for key, allowed in zip(STRATA, (trained or material.rules.domains, COMPLEXITIES, SUBTLETIES), strict=True):
         counts = Counter(dict.fromkeys(allowed, 0))
-        counts.update(value for row in material.rows if (value := getattr(row, key)) is not None)
+        counts.update(value for row in material.rows if (value := getattr(row, key)) in allowed)
         most, fewest = max(counts, key=lambda v: counts[v]), min(counts, key=lambda v: counts[v])
         if counts[most] > UNBALANCED * counts[fewest]:
             message = f"{key}: {counts[most]} rows are {most}, only {counts[fewest]} are {fewest}"

@@ -66,8 +66,8 @@ class Suite:
 class Evaluation:
     """One evaluation, at `step` of `steps`.
 
-    `summary` {metric: mean}, `answers` a row a prompt, `pairs` a row a held-out pair, `seconds` by part; `worked` is how
-    many seconds the run had taken by its end, earlier processes included.
+    `summary` {metric: mean}, `answers` a row a prompt, `pairs` a row a held-out pair, `seconds` by part; `worked` is
+    how many seconds the run had taken by its end, earlier processes included.
     """
 
     step: int

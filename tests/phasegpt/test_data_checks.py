@@ -68,7 +68,7 @@ def good_row(number: int) -> Row:
         "prompt": words(("prompt", number), 9),
         "chosen": words(("chosen", number), 45) + " however",
         "rejected": words(("rejected", number), 40),
-        "domain": DOMAINS[number % 3],
+        "domain": DOMAINS[number % 2],
         "complexity": "simple",
     }
 
@@ -110,7 +110,7 @@ OF_THE_FILE = (
 
 
 def test_a_file_of_thirty_rows_with_every_defect_is_reported_completely_one_line_a_defect(tmp_path: Path) -> None:
-    """30 rows, 12 of them errors; domain artistic has one row of 18, complexity knows only simple."""
+    """30 rows, 12 of them errors; domain social has none, complexity knows only simple."""
     path = tmp_path / "pairs.jsonl"
     rows = [DEFECTS[line][1]() if line in DEFECTS else changed(line) for line in range(1, 30)]
     path.write_bytes(b"\n".join([*rows, changed(30, tone="dry")]))
@@ -426,6 +426,19 @@ def test_strata_that_are_missing_or_far_from_balanced_are_of_the_whole_file() ->
     assert found(data_checks.strata_unbalanced, pairs) == [
         (None, "domain: 9 rows are science, only 0 are philosophy"),
         (None, "subtlety: 4 rows are explicit, only 0 are moderate"),
+    ]
+
+
+def test_a_domain_that_is_held_out_may_be_rare_or_missing() -> None:
+    rules, rare = Rules(held_out_domains=("artistic",)), Rules(held_out_domains=())
+    strata = {"complexity": COMPLEXITIES, "subtlety": SUBTLETIES}
+    pairs = [
+        pair(n, domain=("philosophy", "science", "social")[n % 3], **{key: of[n % 3] for key, of in strata.items()})
+        for n in range(1, 13)
+    ]
+    assert found(data_checks.strata_unbalanced, pairs, rules) == []
+    assert found(data_checks.strata_unbalanced, pairs, rare) == [
+        (None, "domain: 4 rows are philosophy, only 0 are artistic")
     ]
 
 
