@@ -140,16 +140,19 @@ def _name(asked: str | None, of: str) -> str:
 
 
 def _with_reference(config: "Config", storage: Path, uri: str | None) -> "Config":
-    """The config with a reference from the registry fetched and named by its version."""
+    """The config with models from the registry fetched and named by version, and a line that says so of each."""
     from phasegpt.checkpoints import with_fetched_models
+    from phasegpt.config import value_at
     from phasegpt.config_io import project_root
+    from phasegpt.config_sections import BASELINE, REFERENCE
     from phasegpt.runs import references_of, shared_work_of
     from tune.delivery import tracking_uri
 
     work = references_of(shared_work_of(storage))
     fetched = with_fetched_models(config, work, tracking_uri(project_root(), uri))
-    if fetched.training != config.training:
-        print(f"training.reference_model is {fetched.training.reference_model}", file=sys.stderr)
+    for key in (REFERENCE, BASELINE):
+        if value_at(fetched, key) != value_at(config, key):
+            print(f"{key} is {value_at(fetched, key)}", file=sys.stderr)
     return fetched
 
 

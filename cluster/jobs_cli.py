@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -108,13 +107,14 @@ def _stop(options: argparse.Namespace, client: "JobSubmissionClient") -> int:
 
 def _list(options: argparse.Namespace, client: "JobSubmissionClient") -> int:
     from cluster.jobs import about, submitted
+    from tune.console import duration
 
     found = [about(job) for job in submitted(client)]
     if options.json:
         print(json.dumps(found, indent=1))
         return DONE
     for job in found:
-        print(f"{job['status']:10} {time.strftime('%H:%M:%S', time.gmtime(job['seconds'] or 0))}  {job['job']}")
+        print(f"{job['status']:10} {duration(job['seconds'] or 0):>12}  {job['job']}")
     if not found:
         print("no jobs yet")
     return DONE
@@ -128,7 +128,3 @@ def _short(value: Any) -> str:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

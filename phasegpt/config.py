@@ -71,12 +71,12 @@ class Config(Part):
                 yield ("search", block, name), wrong
             elif name in SCALING_METRICS:
                 yield ("search", block, name), f"{name} {NO_JUDGE}"
-            elif self.search.parameters and name not in self._measured():
+            elif self.search.parameters and name not in self.measured():
                 yield ("search", block, name), "not measured; add it to evaluation.metrics"
             elif name in METRICS and self.search.objectives.get(name, METRICS[name]) != METRICS[name]:
                 yield ("search", block, name), f"expected {METRICS[name]}, the better way for {name}"
 
-    def _measured(self) -> set[str]:
+    def measured(self) -> set[str]:
         """The metrics that an evaluation gives: those asked for, and the guards where answers are made for any."""
         names = set(self.evaluation.metrics)
         answered = any(is_own(name) or (name in DECLARED and DECLARED[name].of == "prompt") for name in names)

@@ -156,10 +156,13 @@ class Tree:
         places = {other: place for other, place in self.places.items() if other[: len(path)] != path}
         return replace(self, values=values, places={**places, **below})
 
-    def typed(self) -> Config:
-        """The config, or ConfigError with every problem; of each key those that were found first."""
+    def typed(self, *, to_run: bool = True) -> Config:
+        """The config, or ConfigError with every problem; of each key those that were found first.
+
+        What is only looked at (`to_run` False) may name files that are not there any more.
+        """
         config, refused = self._checked()
-        beyond = self._world_problems(config) if config else []
+        beyond = self._world_problems(config) if config and to_run else []
         problems = list(self.problems)
         for found in (refused, beyond):
             reported = {problem.path for problem in problems if problem.path}

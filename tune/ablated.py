@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from phasegpt.config import METRICS
 from phasegpt.files import read_json
 from phasegpt.runs import run_paths
 from phasegpt.statistics import mean_by_prompt
@@ -58,7 +57,7 @@ def put_together(
     spent = [_mean(of_arm, KL) for of_arm in cut]
     at_steps = compared(
         labels, values, [[prompt_scores(run[-1], metric) for run in of_arm] for of_arm in cut],
-        [_mean(of_arm, metric) or 0.0 for of_arm in cut], spent, METRICS.get(metric, way), controlled,
+        [fmean(run[-1]["summary"][metric] for run in of_arm) for of_arm in cut], spent, way, controlled,
     )  # fmt: skip
     kl = common_kl(runs, step) if all(value is not None for value in spent) else None
     at_kl: list[Measured] = []
@@ -67,10 +66,10 @@ def put_together(
         scores = [[scores_at_kl(run, baseline, metric, kl) for run in of_arm] for of_arm in cut]
         if all(len(mean_by_prompt(of_arm)) > 1 for of_arm in scores):
             unused, spent_alike = [0.0] * len(arms), [kl] * len(arms)
-            at_kl = compared(labels, values, scores, unused, spent_alike, METRICS.get(metric, way), controlled)
+            at_kl = compared(labels, values, scores, unused, spent_alike, way, controlled)
     return Ablation(
         metric=metric,
-        better=METRICS.get(metric, way),
+        better=way,
         step=step,
         evaluations=min(len(run) for of_arm in cut for run in of_arm),
         baseline=baseline["metrics"].get(metric),

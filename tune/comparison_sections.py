@@ -12,7 +12,7 @@ from phasegpt.files import write_text
 from tune.comparison import Entry, first_of
 from tune.comparison_pictures import chosen, courses, winners, winning_value
 from tune.console import number, short_name
-from tune.report_cost import day, duration
+from tune.report_cost import day
 from tune.report_finalists import GOOD, cell, span, told
 from tune.report_origin import COMMANDS, ITEMS
 from tune.report_page import Column, Row, joined, page, paragraph, rendered, table

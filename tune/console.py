@@ -51,6 +51,18 @@ def number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def duration(seconds: float) -> str:
+    """As people say it: 42 s, 6 min 36 s, 2 h 05 min."""
+    if seconds < 10:
+        return f"{number(float(seconds))} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole // 60 % 60:02d} min"
+
+
 class Console:
     """The progress of one search. Use as a context; `start`, `update`, `end` name jobs by their name."""
 

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def find(name: str, track: str | None, storage: str | None, *, with_checkpoints: bool = False) -> "Request":
-    """The search of a name, wherever its track; what object storage has of it is fetched first.
+    """The search of a name to look at, wherever its track; what object storage has of it is fetched first.
 
     Raises RequestError where there is none or more than one.
     """
@@ -102,7 +102,7 @@ def find(name: str, track: str | None, storage: str | None, *, with_checkpoints:
     found = [place.track for place in places if place.request.is_file()]
     if len(found) > 1:
         raise RequestError(f"{name}: tracks {' and '.join(found)} have a search of this name; add --track")
-    return resumed_request(found[0] if found else track or "b", name, storage)
+    return resumed_request(found[0] if found else track or "b", name, storage, to_run=False)
 
 
 def _give(request: "Request", command: Command) -> None:

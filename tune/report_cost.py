@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tune.console import number
+from tune.console import duration, number
 from tune.report_data import Material, Run
 from tune.report_jobs import Piece, job_seconds, span
 from tune.report_page import Column, Row, folded, joined, paragraph, table, tiles
@@ -141,18 +141,6 @@ def _job(piece: Piece, start: float) -> Row:
     return Row(
         [piece.job, piece.kind, began, f"{piece.seconds:.1f}", piece.how, str(piece.place + 1), piece.waited_for]
     )
-
-
-def duration(seconds: float) -> str:
-    """As people say it: 42 s, 6 min 36 s, 2 h 05 min."""
-    if seconds < 10:
-        return f"{number(float(seconds))} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole // 60 % 60:02d} min"
 
 
 def day(at: float) -> str:

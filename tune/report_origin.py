@@ -9,11 +9,11 @@ from typing import Any
 from markupsafe import Markup
 
 from phasegpt.answers import read_preferences
-from phasegpt.config import config_hash
+from phasegpt.config import Config, config_hash
 from phasegpt.config_io import resolve
 from phasegpt.files import read_json
 from phasegpt.metrics.declared import GUARDS
-from phasegpt.pairs import pairs_hash
+from phasegpt.pairs import PairsError, pairs_hash
 from tune.commands import Commands
 from tune.console import number, short_name
 from tune.report_cost import day
@@ -62,12 +62,6 @@ def data_section(material: Material) -> Markup:
     request, config = material.request, material.request.config
     kept = request.places.data_checks
     checks = read_json(kept) if kept.is_file() else request.data.as_dict()
-    rows = read_preferences(
-        resolve(config.training.preference_dataset),
-        config.training.method,
-        config.data.domains,
-        config.data.stratify_by,
-    )
     sizes = next((run.sizes for run in material.runs() if run.sizes), {})
     said = f"{checks['rows']} rows of {config.training.preference_dataset}"
     said += (
@@ -76,12 +70,21 @@ def data_section(material: Material) -> Markup:
         else ""
     )
     parts = [paragraph(f"{said}. {len(checks['errors'])} errors, {len(checks['warnings'])} warnings.")]
-    if material.tags.get("data_hash", "") not in ("", pairs_hash(rows)[:16]):
-        parts.append(paragraph("The file has changed since: what the strata count is the file of today.", "bad"))
-    counts = {key: Counter(str(getattr(row, key)) for row in rows) for key in config.data.stratify_by}
+    return joined(*parts, *_strata(config, material.tags.get("data_hash", "")), *_warnings(checks))
+
+
+def _strata(config: Config, data_hash: str) -> list[Markup]:
+    """How many rows of the file of today each stratum has, and whether that is the file of `data_hash`."""
+    training, data = config.training, config.data
+    try:
+        rows = read_preferences(resolve(training.preference_dataset), training.method, data.domains, data.stratify_by)
+    except PairsError:
+        return [paragraph("The file cannot be read any more, so its strata are not counted.", "bad")]
+    changed = "The file has changed since: what the strata count is the file of today."
+    parts = [paragraph(changed, "bad")] if data_hash not in ("", pairs_hash(rows)[:16]) else []
+    counts = {key: Counter(str(getattr(row, key)) for row in rows) for key in data.stratify_by}
     strata = [Row([key, value, str(count)]) for key, found in counts.items() for value, count in sorted(found.items())]
-    parts.append(table([Column("stratum", left=True), Column("value", left=True), Column("rows")], strata))
-    return joined(*parts, *_warnings(checks))
+    return [*parts, table([Column("stratum", left=True), Column("value", left=True), Column("rows")], strata)]
 
 
 def _warnings(checks: Mapping[str, Any]) -> list[Markup]:

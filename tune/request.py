@@ -207,8 +207,13 @@ def new_request(
     return Request(track, name, typed, chosen, reason, places, False, data, warnings, tuple(arms), study_url)
 
 
-def resumed_request(track: str, name: str, storage: str | None = None, study_url: str | None = None) -> Request:
-    """The request of a search that was started before, as it was; `study_url` says where its study lies by now."""
+def resumed_request(
+    track: str, name: str, storage: str | None = None, study_url: str | None = None, *, to_run: bool = True
+) -> Request:
+    """The request of a search that was started before, as it was; `study_url` says where its study lies by now.
+
+    One that is only looked at (`to_run` False) does without its data and other files, and its `data` is empty.
+    """
     if not NAME.fullmatch(name):
         raise RequestError(f"--resume {name!r}: no such name can exist")
     places = SearchPlaces(storage_folder(storage), track, name)
@@ -221,10 +226,11 @@ def resumed_request(track: str, name: str, storage: str | None = None, study_url
     kept = _read_kept(places.request)
     kept.config["search"].setdefault("keep", "all")  # a search that began before there was the rule removes nothing
     try:
-        config = Tree(str(places.request), kept.config, {}).typed()
+        config = Tree(str(places.request), kept.config, {}).typed(to_run=to_run)
     except ConfigError as error:
         raise RequestError(str(error)) from error
-    data, url = check_data(config), study_url or kept.study_url
+    data = check_data(config) if to_run else Report(config.training.preference_dataset, 0, (), ())
+    url = study_url or kept.study_url
     if url is not None:
         require_postgresql(url)
     reason = f"going on with {name}"
@@ -325,6 +331,12 @@ def check_searchable(config: Config, tree: Tree, *, ablation: bool = False) -> N
         raise RequestError(
             f"{tree.place(('training', 'preference_dataset'))}: training.preference_dataset: a search compares by "
             f"pairs, and a text has none; for a single run: python train.py --config {tree.source}"
+        )
+    judge = next(iter(config.search.objectives))
+    if ablation and judge not in config.measured():
+        raise RequestError(
+            f"{tree.place(('search', 'objectives'))}: search.objectives: the arms are compared by {judge}, which is not "
+            f"measured; add it to evaluation.metrics"
         )
     parameters = config.search.parameters
     own = active(parameters, {key: value_at(config, key) for key in parameters})

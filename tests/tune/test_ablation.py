@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests.ray_cluster import Cluster
 from tune.ablated import put_together
 from tune.ablation import Ablation, common_kl, compared, draw, last_shared_step, scores_at_kl
 from tune.arms import Arm, parse_arms
-from tune.request import Request, new_request
+from tune.request import Request, RequestError, new_request
 
 LAMBDA, BETA = "training.kto_lambda", "training.beta"
 
@@ -70,7 +71,8 @@ def test_an_arm_that_the_config_refuses_is_named(tree: Tree, word: str, said: st
 
 def evaluation(step: int, kl: float, *scores: float) -> dict[str, Any]:
     rows = [{"id": f"p{n}", "spiral_score": score} for n, score in enumerate(scores)]
-    return {"step": step, "summary": {"kl_divergence": kl}, "answers": rows, "pairs": []}
+    summary = {"kl_divergence": kl, "spiral_score": fmean(scores)}
+    return {"step": step, "summary": summary, "answers": rows, "pairs": []}
 
 
 UNTUNED = {"metrics": {"spiral_score": 0.2}, **evaluation(0, 0.0, 0.1, 0.3)}
@@ -127,6 +129,12 @@ def test_arms_that_share_fewer_than_two_prompts_have_intervals_and_no_gains() ->
     first, second = compared(["x", "y"], [{}, {}], scores, [0.0] * 2, [None] * 2, "max")
     assert (second.gain, first.best, first.mean) == (None, None, pytest.approx(0.15))
     assert None not in (first.interval, second.interval)
+
+
+def test_what_arms_are_compared_by_has_to_be_measured(toy_sets: list[str], tmp_path: Path) -> None:
+    sets = ["evaluation.metrics=[perplexity]", "evaluation.metric_for_best_model=perplexity"]
+    with pytest.raises(RequestError, match="compared by spiral_score, which is not measured; add it to evaluation.met"):
+        arms_of([*toy_sets, *sets], tmp_path)
 
 
 def arms_of(toy_sets: list[str], folder: Path) -> Request:

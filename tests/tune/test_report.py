@@ -14,19 +14,22 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from phasegpt.config_io import resolve
 from tests.toy import toy_pairs, write_jsonl
 from tests.tune.conftest import ToyRequest
 from tests.tune.played import HOSTILE, PROMPTS, Played
 from tests.tune.report_pages import Page
+from tune import control, insight
+from tune.console import duration
 from tune.keepsakes import MOST, leave
 from tune.report import main
 from tune.report_answers import SHOWN
-from tune.report_cost import cost, duration, saved
+from tune.report_cost import cost, saved
 from tune.report_data import Material, gather
 from tune.report_origin import data_section
 from tune.report_pictures_trials import front, kind
-from tune.report_sections import sentence, write_report
-from tune.request import Request, new_request
+from tune.report_sections import report_folder, sentence, write_report
+from tune.request import Request, RequestError, new_request, resumed_request
 from tune.spool import SPOOL, read_spool
 from tune.tracking import Tracker
 
@@ -400,3 +403,23 @@ def test_a_file_of_pairs_that_has_changed_since_is_told(toy_request: ToyRequest,
     said = data_section(gather(played.request))
     assert "30 rows of" in said
     assert "The file has changed since" in said
+
+
+def test_a_search_can_be_looked_at_when_its_data_has_gone(toy_request: ToyRequest, tmp_path: Path) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", toy_pairs(30))
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_bytes(resolve("data/eval_prompts.jsonl").read_bytes())
+    files = (f"training.preference_dataset={pairs}", f"evaluation.prompts={prompts}")
+    played = Played(toy_request(PARAMETERS, "search.trials=6", *files))
+    played.play()
+    pairs.unlink()
+    prompts.unlink()
+    where = ["toy", "--storage", str(played.request.places.storage)]
+    assert control.main(["status", *where]) == 0
+    assert insight.main(where) == 0
+    assert main(where) == 0
+    said = (report_folder(played.request.places) / "report.html").read_text()
+    assert "30 rows of" in said
+    assert "cannot be read any more" in said
+    with pytest.raises(RequestError, match="expected a file, found none"):
+        resumed_request(played.request.track, "toy", str(played.request.places.storage))
