@@ -145,8 +145,8 @@ def _with_reference(config: "Config", storage: Path, uri: str | None) -> "Config
     from phasegpt.config import value_at
     from phasegpt.config_io import project_root
     from phasegpt.config_sections import BASELINE, REFERENCE
+    from phasegpt.mlflow_client import tracking_uri
     from phasegpt.runs import references_of, shared_work_of
-    from tune.delivery import tracking_uri
 
     work = references_of(shared_work_of(storage))
     fetched = with_fetched_models(config, work, tracking_uri(project_root(), uri))
@@ -173,26 +173,23 @@ def _plan_text(config: "Config") -> str:
 
 def _memory_text(config: "Config") -> str:
     """What a run on preferences needs of memory; a text is not counted."""
-    from phasegpt.answers import read_preferences, split_preferences
-    from phasegpt.config_io import resolve
+    from phasegpt.answers import preferences_of, split_of
     from phasegpt.config_sections import is_text
     from tune.plan import memory_of, memory_text
     from tune.shapes import shape_of
 
-    shape, data = shape_of(config), config.data
+    shape = shape_of(config)
     if shape is None or is_text(config.training.preference_dataset):
         return ""
-    path, held_out = resolve(config.training.preference_dataset), config.evaluation.held_out_domains
-    preferences = read_preferences(path, config.training.method, data.domains, data.stratify_by)
-    split = split_preferences(preferences, data.val_split, data.stratify_by, held_out, config.experiment.seed)
+    split = split_of(preferences_of(config), config)
     return f"; memory {memory_text(config, memory_of(config, shape, split))}"
 
 
 def _run(config: "Config", name: str, storage: Path, uri: str | None, ask: Ask, address: str | None) -> int:
     from phasegpt.config_io import project_root
     from phasegpt.logs import log_to
+    from phasegpt.mlflow_client import tracking_uri
     from phasegpt.runs import run_paths
-    from tune.delivery import tracking_uri
     from tune.machine_load import MachineLoad
     from tune.request import RequestError
     from tune.run_record import RunRecord

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
 from pathlib import Path
 
+from phasegpt.config import Config
+from phasegpt.config_io import resolve
 from phasegpt.pairs import (
     STRATA,
     AnswerSplit,
@@ -42,6 +44,12 @@ def read_preferences(
     return read_unpaired(source, domains, strata)
 
 
+def preferences_of(config: Config) -> Preferences:
+    """The rows that a config trains on and is judged by. Raises PairsError as `read_preferences` does."""
+    training, data = config.training, config.data
+    return read_preferences(resolve(training.preference_dataset), training.method, data.domains, data.stratify_by)
+
+
 def holds_answers(source: Path | str) -> bool:
     """Whether the first row that can be read has a `completion`."""
     first = next((row.values for row in read_rows(source) if row.values is not None), {})
@@ -61,6 +69,12 @@ def split_preferences(
         return split_answers(answers, val_split, stratify_by, held_out_domains, seed)
     pairs = [row for row in preferences if isinstance(row, Pair)]
     return split_pairs(pairs, val_split, stratify_by, held_out_domains, seed)
+
+
+def split_of(preferences: Preferences, config: Config) -> Split | AnswerSplit:
+    """The rows of a config, split as it says."""
+    data, held_out = config.data, config.evaluation.held_out_domains
+    return split_preferences(preferences, data.val_split, data.stratify_by, held_out, config.experiment.seed)
 
 
 def examples_of(preferences: Preferences, method: str) -> Preferences:

@@ -3,13 +3,11 @@
 Says where the adapter lies, what config and result its run wrote, and opens it to generate. Knows nothing of the suite.
 """
 
-import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ from phasegpt.config_sections import BASELINE, REFERENCE, REGISTRY, is_registere
 from phasegpt.credentials import without_credentials
 from phasegpt.evaluate import generate
 from phasegpt.files import make_folder, read_json, whole_folder, write_json
+from phasegpt.mlflow_client import one_attempt, open_client, tracking_uri
 from phasegpt.models import Policy, load_base, load_policy
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 BASE = "base"
 ORIGIN = "registered.json"
 """Lies beside what was fetched from a registry, and says which version of its model that was."""
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 FORMS = "an adapter folder, a run's folder, an MLflow run id, models:/NAME@ALIAS, models:/NAME/VERSION, or base"
 
@@ -195,7 +193,7 @@ def _check_origin(version: str, folder: Path, uri: str | None) -> None:
     if not folder.is_dir():
         return
     try:
-        with _one_attempt():
+        with one_attempt():
             origin = _origin(_client(uri), version)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
@@ -206,20 +204,6 @@ def _check_origin(version: str, folder: Path, uri: str | None) -> None:
             f"{folder} is not known to be this registry's {version}; remove that folder, and it is fetched anew, "
             f"or take another --storage"
         )
-
-
-@contextmanager
-def _one_attempt() -> Iterator[None]:
-    """Without MLflow's HTTP retries, which ask a server that is away for minutes."""
-    before = os.environ.get(RETRIES)
-    os.environ[RETRIES] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[RETRIES]
-        else:
-            os.environ[RETRIES] = before
 
 
 def _registered(version: str, work: Path, uri: str | None) -> Checkpoint:
@@ -300,15 +284,7 @@ def _download(client: "MlflowClient", source: str, to: Path) -> Path:
 
 
 def _client(uri: str | None) -> "MlflowClient":
-    """A quiet client of `uri`, else $MLFLOW_TRACKING_URI, else mlflow.db in the project."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # eleven small files
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    tracking = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
-    return MlflowClient(tracking, tracking)
+    return open_client(tracking_uri(project_root(), uri))
 
 
 def _no_such_model(address: str, error: Exception) -> ModelError:

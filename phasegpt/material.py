@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from phasegpt.answers import UNPAIRED_METHOD, Couples, answers_of, couples_of, read_preferences, split_preferences
+from phasegpt.answers import UNPAIRED_METHOD, Couples, answers_of, couples_of, preferences_of, split_of
 from phasegpt.config import Config
 from phasegpt.config_io import resolve
 from phasegpt.config_sections import is_text
@@ -70,11 +70,10 @@ class PreferenceSource:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        data, held_out = config.data, config.evaluation.held_out_domains
-        path, method = resolve(config.training.preference_dataset), config.training.method
-        self.rows = read_preferences(path, method, data.domains, data.stratify_by)
-        self.split = split_preferences(self.rows, data.val_split, data.stratify_by, held_out, config.experiment.seed)
+        self.rows = preferences_of(config)
+        self.split = split_of(self.rows, config)
         if not self.split.train:
+            path = resolve(config.training.preference_dataset)
             raise PairsError([f"{path}: no pair is left to train on after the split and held-out domains; add pairs"])
         self.couples = couples_of(self.split.val)
         for pair in self._pairs() if config.training.curriculum_learning.active else ():

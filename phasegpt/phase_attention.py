@@ -168,11 +168,6 @@ class PhaseHandles:
         finally:
             self._enabled = before
 
-    def train_parameters(self) -> None:
-        """Make every parameter of the branches trainable; needed where PEFT froze them (see `attach_phase_branch`)."""
-        for branch in self.branches.values():
-            branch.requires_grad_(True)
-
     def remove(self) -> None:
         """Take the branches off for good; the model is then what it was before. A second call does nothing."""
         while self._hooks:
@@ -223,8 +218,8 @@ def attach_phase_branch(model: nn.Module, layers: Sequence[int | str], **branch:
     """Add a KuramotoBranch(**branch), drawn from torch's global generator, to the attention output of `layers`.
 
     `model` is or contains a Llama, Qwen2 or Qwen3 decoder of transformers and may be wrapped by PEFT. Attach after
-    `get_peft_model`, or before it and then call `train_parameters()`, since PEFT freezes what it finds. PEFT's switches
-    and files leave the branch alone: use `disabled()` and `phase_state_dict`. Rows must not pack several sequences.
+    `get_peft_model`, since PEFT freezes what it finds. PEFT's switches and files leave the branch alone: use
+    `disabled()` and `phase_state_dict`. Rows must not pack several sequences.
     Raises PhaseAttentionError for another architecture, a layer out of range, or a layer that has a branch.
     """
     decoder = _decoder(model)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from phasegpt.answers import Couples, couples_of, read_preferences, split_preferences
+from phasegpt.answers import Couples, couples_of, preferences_of, split_of
 from phasegpt.checkpoints import Checkpoint
 from phasegpt.config import Config, stages
 from phasegpt.config_io import load_tree, resolve
@@ -120,12 +120,11 @@ def _trained_on(checkpoint: Checkpoint) -> set[str]:
 
 def _split(config: Config) -> tuple[str, Split | AnswerSplit]:
     """The hash of a config's data, and its split; a text has no pairs to split."""
-    training, strata = config.training, config.data.stratify_by
-    if is_text(training.preference_dataset):
-        return file_sha256(resolve(training.preference_dataset)), Split((), (), ())
-    rows = read_preferences(resolve(training.preference_dataset), training.method, config.data.domains, strata)
-    held_out, seed = config.evaluation.held_out_domains, config.experiment.seed
-    return pairs_hash(rows), split_preferences(rows, config.data.val_split, strata, held_out, seed)
+    dataset = config.training.preference_dataset
+    if is_text(dataset):
+        return file_sha256(resolve(dataset)), Split((), (), ())
+    rows = preferences_of(config)
+    return pairs_hash(rows), split_of(rows, config)
 
 
 def _notes(checkpoints: Sequence[Checkpoint], seen: int) -> tuple[str, ...]:

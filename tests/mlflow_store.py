@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tune.delivery import PARENT_TAG, RUN_KEY, open_client
+from phasegpt.mlflow_client import open_client
+from tune.delivery import PARENT_TAG, RUN_KEY
 from tune.process_load import SYSTEM
 
 OWN = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.runName")

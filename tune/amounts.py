@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phasegpt.answers import examples_of, read_preferences, split_preferences
+from phasegpt.answers import examples_of, preferences_of, split_of
 from phasegpt.config import Config, stages
 from phasegpt.config_io import resolve
 from phasegpt.pairs import HALVES, AnswerSplit, Split, read_prompts, take_prompts
@@ -30,7 +30,7 @@ class Amounts:
 
 def amounts_of(config: Config) -> Amounts:
     """The amounts of a config whose data have been checked. Raises PairsError where they cannot be read."""
-    split, runs = _split(config), stages(config)
+    split, runs = split_of(preferences_of(config), config), stages(config)
     examples = [len(examples_of(split.train, stage.training.method)) for stage in runs]
     taken = [
         laps(count, stage.training.num_epochs, stage.training.curriculum_learning.active)
@@ -38,13 +38,6 @@ def amounts_of(config: Config) -> Amounts:
     ]
     steps = [_steps(stage, run) for stage, run in zip(runs, taken, strict=True)]
     return Amounts(split, _prompts(config), tuple(examples), tuple(taken), tuple(steps))
-
-
-def _split(config: Config) -> Split | AnswerSplit:
-    training, data = config.training, config.data
-    dataset, held_out = resolve(training.preference_dataset), config.evaluation.held_out_domains
-    preferences = read_preferences(dataset, training.method, data.domains, data.stratify_by)
-    return split_preferences(preferences, data.val_split, data.stratify_by, held_out, config.experiment.seed)
 
 
 def _steps(stage: Config, run: Sequence[Lap]) -> int:

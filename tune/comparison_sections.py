@@ -11,7 +11,7 @@ from phasegpt.config_io import write_resolved
 from phasegpt.files import write_text
 from tune.comparison import Entry, first_of
 from tune.comparison_pictures import chosen, courses, winners, winning_value
-from tune.console import number, short_name
+from tune.console import duration, number, short_name
 from tune.report_cost import day
 from tune.report_finalists import GOOD, cell, span, told
 from tune.report_origin import COMMANDS, ITEMS

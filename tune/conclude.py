@@ -11,7 +11,7 @@ from typing import Any
 
 from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config_search import Search
-from phasegpt.files import read_json, write_json
+from phasegpt.files import read_json
 from tune.finalists import OWN, Candidate, Finalist, judge, prompt_scores, scored_now, verdict, winner, with_p_best
 from tune.jobs import baseline_job, final_job, trial_name
 from tune.pareto import fronts, hypervolume, upward
@@ -160,8 +160,3 @@ def _finalist(finalist: Finalist, objective: str) -> dict[str, Any]:
         "p_best": finalist.p_best,
         "feasible": finalist.feasible,
     }
-
-
-def write_summary(request: Request, found: Mapping[str, Any]) -> None:
-    """Keep the summary where the seed looks for results."""
-    write_json(request.places.summary, found)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from phasegpt.base_model import base_address, base_identity
 from phasegpt.config_io import project_root
 from phasegpt.credentials import without_credentials
+from phasegpt.mlflow_client import open_client
 from tune.conclude import Conclusion
-from tune.delivery import open_client, run_of
+from tune.delivery import run_of
 from tune.finalists import OWN, Finalist, prompt_scores
 from tune.jobs import trial_name
 from tune.lineage import git_state

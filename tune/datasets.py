@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from phasegpt.answers import read_preferences, split_preferences
+from phasegpt.answers import preferences_of, split_of
 from phasegpt.config import Config
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import Tree, resolve
@@ -81,14 +81,12 @@ class Inputs:
 
 
 def _preferences(config: Config, *, trains: bool) -> Iterator[Dataset]:
-    path, data, training = resolve(config.training.preference_dataset), config.data, config.training
-    if is_text(training.preference_dataset):
+    path = resolve(config.training.preference_dataset)
+    if is_text(config.training.preference_dataset):
         if trains:
             yield _text(path, TRAINING)
         return
-    rows = read_preferences(path, training.method, data.domains, data.stratify_by)
-    held_out, seed = config.evaluation.held_out_domains, config.experiment.seed
-    parts = split_preferences(rows, data.val_split, data.stratify_by, held_out, seed)
+    parts = split_of(preferences_of(config), config)
     if trains:
         yield _rows(path, TRAINING, parts.train, pairs_hash(parts.train))
     yield _rows(path, VALIDATION, parts.val, pairs_hash(parts.val))

@@ -1,4 +1,4 @@
-"""The way to MLflow: its address, a quiet client, and `Delivery`, which sends events to one experiment.
+"""The way to MLflow: `Delivery`, which sends events to one experiment.
 
 Each event arrives once, also where it is sent twice: a run that may be there is looked for by its tag
 `phasegpt.run_key` before it is created, params, tags and artifacts can be sent again without harm, and before metrics
@@ -8,8 +8,6 @@ raises.
 """
 
 import json
-import logging
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from phasegpt.config_io import project_root
+from phasegpt.mlflow_client import open_client
 from tune.databases import is_database
 from tune.refusal import RefusedError
 from tune.spool import Event, TrackingError
@@ -41,11 +40,6 @@ ROWS_A_CALL = 100
 T = TypeVar("T")
 
 
-def tracking_uri(root: Path, given: str | None = None) -> str:
-    """Where MLflow is: `given`, else $MLFLOW_TRACKING_URI, else the SQLite file mlflow.db in `root`."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
-
-
 def artifact_location(uri: str) -> str | None:
     """Where a new experiment keeps its files; None leaves it to the server.
 
@@ -54,18 +48,6 @@ def artifact_location(uri: str) -> str | None:
     if uri.startswith("sqlite:///"):
         return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
     return (project_root() / "mlartifacts").as_uri() if is_database(uri) else None
-
-
-def open_client(uri: str) -> "MlflowClient":
-    """A quiet client: no banners, no telemetry, no migration log. The first use of an SQLite file migrates it (2 s)."""
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def run_of(client: "MlflowClient", experiment: str, key: str) -> str | None:

@@ -20,13 +20,13 @@ from filelock import FileLock, Timeout
 from phasegpt.config_io import project_root
 from phasegpt.files import is_full, make_folder, read_json, write_json
 from phasegpt.logs import log_to
+from phasegpt.mlflow_client import tracking_uri
 from tune import environment
 from tune.backup import BusyError, kept
 from tune.capacity import Ask, Node, Slots, slots
 from tune.captions import NOTE, as_block, search_note
 from tune.console import Console
 from tune.databases import held
-from tune.delivery import tracking_uri
 from tune.ending import ending
 from tune.finalists import most_finals
 from tune.going_on import mend, say_how_to_go_on
@@ -205,7 +205,7 @@ class _Drive:
         return NO_RESULT if searcher.trouble else INTERRUPTED
 
     def _end(self, searcher: "JobSearcher") -> int:
-        from tune.conclude import conclude, final_results, summary, write_summary
+        from tune.conclude import conclude, final_results, summary
         from tune.crown import crown
 
         request, found = self.request, conclude(self.request, searcher)
@@ -219,7 +219,7 @@ class _Drive:
         report = {**summary(request, searcher, found, champion), "disk": sweep.as_dict()}
         before = read_json(request.places.summary) if request.places.summary.is_file() else None
         end_search(request, self.tracker, report, before)
-        write_summary(request, report)
+        write_json(request.places.summary, report)
         self._record(request.places.summary, request.places.log)
         finished = sum(trial["state"] == "COMPLETE" for trial in report["trials"])
         leave(request, self.tracker, finished, len(report["trials"]))

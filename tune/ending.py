@@ -9,9 +9,9 @@ from phasegpt.config_io import project_root
 from phasegpt.credentials import without_credentials
 from phasegpt.metrics.declared import GUARDS
 from phasegpt.mirror import address_of
+from phasegpt.mlflow_client import tracking_uri
 from phasegpt.statistics import Gain
 from tune.console import number, short_name
-from tune.delivery import tracking_uri
 from tune.request import Request
 
 MADE_FOR = Path(__file__).resolve().parents[1]

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from phasegpt.answers import read_preferences
+from phasegpt.answers import preferences_of
 from phasegpt.config import Config, config_hash
 from phasegpt.config_io import resolve
 from phasegpt.config_sections import is_text
@@ -49,11 +49,8 @@ def run_tags(config: Config, track: str, source: str) -> dict[str, str]:
 
 
 def _data_hash(config: Config) -> str:
-    training, data = config.training, config.data
-    dataset = resolve(training.preference_dataset)
-    if is_text(training.preference_dataset):
-        return file_sha256(dataset)
-    return pairs_hash(read_preferences(dataset, training.method, data.domains, data.stratify_by))
+    dataset = config.training.preference_dataset
+    return file_sha256(resolve(dataset)) if is_text(dataset) else pairs_hash(preferences_of(config))
 
 
 def search_params(request: Request) -> dict[str, str]:

@@ -29,6 +29,11 @@ JUDGED_ON: Mapping[Unit, tuple[str, str]] = {
 }
 """What a metric's values belong to: its name for people and for the front matter."""
 
+INTENDED_USE = (
+    "For research on aligning small language models: it answers single prompts in the manner that its preference pairs "
+    "prefer. It is no source of facts or advice, nothing was done to make it safe, and it should not talk to people "
+    "who do not know what it is."
+)
 SETTINGS = (
     *("beta", "kto_lambda", "learning_rate", "num_epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
     *("lr_scheduler", "warmup_ratio", "weight_decay", "max_length", "bf16", "fp16"),
@@ -73,7 +78,7 @@ def _base_name(candidate: Candidate) -> str:
 def card_text(candidate: Candidate) -> str:
     """The card without its front matter."""
     sections = (
-        ("Intended use", _intended_use(candidate)),
+        ("Intended use", INTENDED_USE),
         ("Training data", _training_data(candidate)),
         ("Training procedure", _procedure(candidate)),
         ("Evaluation", evaluation(candidate)),
@@ -114,14 +119,6 @@ def _hub_dataset(config: Mapping[str, Any]) -> str | None:
     """The pairs where they are a data set of the hub, without the split."""
     name = str(config["training"].get("preference_dataset") or "").partition(":")[0]
     return name if name.count("/") == 1 and not Path(name).suffix else None
-
-
-def _intended_use(candidate: Candidate) -> str:
-    return (
-        "For research on aligning small language models: it answers single prompts in the manner that its preference "
-        "pairs prefer. It is no source of facts or advice, nothing was done to make it safe, and it should not talk to "
-        "people who do not know what it is."
-    )
 
 
 def _training_data(candidate: Candidate) -> str:

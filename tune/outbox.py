@@ -6,12 +6,11 @@ into the search. Knows what goes out together and when to try again; not what ev
 """
 
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from phasegpt.credentials import without_credentials
 from phasegpt.files import make_folder
 from phasegpt.lines import append
+from phasegpt.mlflow_client import one_attempt
 from tune.delivery import Delivery
 from tune.refusal import hopeless, reason, unauthorized
 from tune.spool import LEAVE, Event, Progress, endings, mend, set_aside, take_lock, told_metrics, unfinished
@@ -29,7 +29,6 @@ EVENTS_A_BATCH = 500
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
 REASON = 400
 """How much of why MLflow does not answer is told."""
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 class Outbox:
@@ -61,8 +60,8 @@ class Outbox:
         self._hurry_until, self._closing = 0.0, False
         self.trouble, self.denied = "", False
         self._alone_until = 0
-        self._retries_before = os.environ.get(RETRIES)
-        os.environ[RETRIES] = "0"
+        self._while_open = ExitStack()
+        self._while_open.enter_context(one_attempt())
         self._thread = threading.Thread(target=self._send_all, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -124,10 +123,7 @@ class Outbox:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(LEAVE)
-        if self._retries_before is None:
-            os.environ.pop(RETRIES, None)
-        else:
-            os.environ[RETRIES] = self._retries_before
+        self._while_open.close()
         return len(self._pending)
 
     def _send_all(self) -> None:

@@ -21,9 +21,6 @@ PALETTE = {
 """{role: (on light, on dark)}; `mark` is a trial, `winner`, `own` (the config's own values) and `bad` (failed, broken)
 stand out, `final` is what ran on the final half, `rest` what stands back. `line` is for grids and borders alone."""
 
-READ = ("text", "soft", "mark", "winner", "own", "bad", "final")
-"""The roles that text may have."""
-
 
 def light(role: str) -> str:
     """The colour to draw a role in."""
@@ -33,15 +30,3 @@ def light(role: str) -> str:
 def variables(dark: bool) -> str:
     """CSS declarations of all roles."""
     return " ".join(f"--{role}: {pair[dark]};" for role, pair in PALETTE.items())
-
-
-def contrast(one: str, other: str) -> float:
-    """The contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
-    low, high = sorted((_luminance(one), _luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, cast
 from phasegpt.config_io import TRACKS, project_root
 from phasegpt.credentials import without_credentials
 from phasegpt.interrupts import run
+from phasegpt.mlflow_client import open_client, tracking_uri
 from tune.decision_notes import notes_of, now, who
-from tune.delivery import open_client, tracking_uri
 from tune.gate import Candidate, Champion, Decision, Evidence, RegistryError, decide, model_name
 from tune.registry_text import list_text, listed, show_text, shown
 from tune.seat import Seat, claim, out_of_step, publish, read_seat, write_notes

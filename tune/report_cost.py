@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tune.console import duration, number
+from tune.console import duration
 from tune.report_data import Material, Run
 from tune.report_jobs import Piece, job_seconds, span
 from tune.report_page import Column, Row, folded, joined, paragraph, table, tiles

@@ -8,9 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from phasegpt.answers import read_preferences
+from phasegpt.answers import preferences_of
 from phasegpt.config import Config, config_hash
-from phasegpt.config_io import resolve
 from phasegpt.files import read_json
 from phasegpt.metrics.declared import GUARDS
 from phasegpt.pairs import PairsError, pairs_hash
@@ -75,14 +74,13 @@ def data_section(material: Material) -> Markup:
 
 def _strata(config: Config, data_hash: str) -> list[Markup]:
     """How many rows of the file of today each stratum has, and whether that is the file of `data_hash`."""
-    training, data = config.training, config.data
     try:
-        rows = read_preferences(resolve(training.preference_dataset), training.method, data.domains, data.stratify_by)
+        rows = preferences_of(config)
     except PairsError:
         return [paragraph("The file cannot be read any more, so its strata are not counted.", "bad")]
     changed = "The file has changed since: what the strata count is the file of today."
     parts = [paragraph(changed, "bad")] if data_hash not in ("", pairs_hash(rows)[:16]) else []
-    counts = {key: Counter(str(getattr(row, key)) for row in rows) for key in data.stratify_by}
+    counts = {key: Counter(str(getattr(row, key)) for row in rows) for key in config.data.stratify_by}
     strata = [Row([key, value, str(count)]) for key, found in counts.items() for value, count in sorted(found.items())]
     return [*parts, table([Column("stratum", left=True), Column("value", left=True), Column("rows")], strata)]
 

@@ -7,11 +7,10 @@ from matplotlib.patches import Patch
 from tune.console import number
 from tune.palette import light
 from tune.report_data import Material
-from tune.report_jobs import CUT, RUNNING, Piece, span
+from tune.report_jobs import RUNNING, Piece, span
 from tune.report_svg import Picture
 
 ROLES = {"baseline": "rest", "trial": "mark", "final": "final"}
-ENDED_SO = {"complete": "", "pruned": "stopped", "failed": "failed", CUT: "cut", RUNNING: "running"}
 ORDER = (
     "Trials begin once the baseline is there, finals once the last trial has ended.",
     "Arms begin once the baseline is there, all of them on one seed before the next.",

@@ -71,7 +71,7 @@ def verdict(material: Material) -> Markup:
     if summary is None:
         return _unfinished(material)
     if material.request.arms:
-        return _of_arms(material, summary)
+        return _of_arms(summary)
     if summary["winner"] is None:
         places = material.request.places
         return rendered(
@@ -131,7 +131,7 @@ def seat(summary: Mapping[str, Any]) -> str:
     return f"Champion's seat: {champion.get('model')}{version} {seat}: {champion.get('reason')}"
 
 
-def _of_arms(material: Material, summary: Mapping[str, Any]) -> Markup:
+def _of_arms(summary: Mapping[str, Any]) -> Markup:
     """The arms at equal steps and at equal KL, and which of them are told from the first."""
     steps = summary["equal_steps"]
     told = [(arm["arm"], gain.word) for arm in steps if (gain := gain_of(arm["over_first"]))]

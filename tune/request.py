@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from phasegpt.answers import couples_of, read_preferences, split_preferences
+from phasegpt.answers import couples_of, preferences_of, split_of
 from phasegpt.config import Config, value_at
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import SHIPPED, Tree, load_tree, project_root, resolve, track_config
@@ -335,7 +335,7 @@ def check_searchable(config: Config, tree: Tree, *, ablation: bool = False) -> N
     judge = next(iter(config.search.objectives))
     if ablation and judge not in config.measured():
         raise RequestError(
-            f"{tree.place(('search', 'objectives'))}: search.objectives: the arms are compared by {judge}, which is not "
+            f"{tree.place(('search', 'objectives'))}: search.objectives: arms are compared by {judge}, which is not "
             f"measured; add it to evaluation.metrics"
         )
     parameters = config.search.parameters
@@ -353,20 +353,17 @@ def _no_first_value(key: str, tree: Tree) -> str:
 def check_data(config: Config) -> Report:
     """What the checks of the data say, warnings only. Raises RequestError with every problem, each with its line."""
     dataset, text = resolve(config.training.preference_dataset), is_text(config.training.preference_dataset)
-    problems = [*(() if text else _pairs_problems(config, dataset)), *_prompts_problems(config)]
+    problems = [*(() if text else _pairs_problems(config)), *_prompts_problems(config)]
     if problems:
         raise RequestError("\n".join(problems))
     return Report(str(dataset), 0, (), ("a plain text",)) if text else check_file(dataset, Rules.of(config))
 
 
-def _pairs_problems(config: Config, dataset: Path) -> Iterable[str]:
+def _pairs_problems(config: Config) -> Iterable[str]:
     try:
-        strata, method = config.data.stratify_by, config.training.method
-        preferences = read_preferences(dataset, method, config.data.domains, strata)
+        split = split_of(preferences_of(config), config)
     except PairsError as error:
         return error.problems
-    held_out = config.evaluation.held_out_domains
-    split = split_preferences(preferences, config.data.val_split, strata, held_out, config.experiment.seed)
     if split.train and couples_of(split.val):
         return ()
     return (f"{config.training.preference_dataset}: too few pairs to train on and to evaluate on",)

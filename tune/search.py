@@ -172,8 +172,8 @@ def _bad_input() -> tuple[type[Exception], ...]:
 def _search(options: argparse.Namespace, trainable: "Trainable | None") -> int:
     from phasegpt.base_model import resolve_base
     from phasegpt.config_io import project_root
+    from phasegpt.mlflow_client import tracking_uri
     from tune.databases import require_driver
-    from tune.delivery import tracking_uri
     from tune.drive import drive
     from tune.request import require_storage
     from tune.wandb_sink import require_wandb
@@ -221,8 +221,8 @@ def _with_fetched(request: "Request", uri: str | None) -> "Request":
     from phasegpt.checkpoints import with_fetched_models  # brings torch, which the driver does without
     from phasegpt.config_io import project_root
     from phasegpt.mirror import push_below
+    from phasegpt.mlflow_client import tracking_uri
     from phasegpt.runs import references_of, shared_work_of
-    from tune.delivery import tracking_uri
     from tune.request import RequestError
 
     work = references_of(shared_work_of(request.places.storage))

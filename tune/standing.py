@@ -21,11 +21,6 @@ TRIAL = re.compile(r"trial-(\d+)")
 FINAL = re.compile(r"(?:final|arm)-(\d+)-seed-\d+")
 
 
-def checkpoints_of(places: SearchPlaces) -> Path:
-    """The folder that holds the folders of a search's jobs."""
-    return places.checkpoints
-
-
 def has_ended(places: SearchPlaces, study: Study) -> bool:
     """Whether a search has a winner, and no trial left to run; one that was extended since has."""
     winner = read_json(places.summary).get("winner") if places.summary.is_file() else None
@@ -76,7 +71,7 @@ class Standings:
     @cached_property
     def _finalists(self) -> frozenset[int]:
         """The trials whose finals have begun, now or before more trials were asked for."""
-        folders = (checkpoints_of(self.places), self.places.results)
+        folders = (self.places.checkpoints, self.places.results)
         found = (FINAL.fullmatch(path.stem) for folder in folders for path in folder.glob("final-*"))
         return frozenset(int(match[1]) for match in found if match)
 

@@ -19,7 +19,7 @@ from phasegpt.files import read_json, sync_folder, write_json
 from phasegpt.mirror import mirror_of
 from tune.keep import CHECKPOINT, may_go
 from tune.request import SearchPlaces
-from tune.standing import Standings, checkpoints_of, named_jobs
+from tune.standing import Standings, named_jobs
 from tune.study import Study
 
 log = logging.getLogger("phasegpt")
@@ -56,7 +56,7 @@ class Sweep:
             return
         named = named_jobs(self.places) if names is None else self._named
         standings = Standings(self.places, self.study, named, concluded=concluded)
-        top = checkpoints_of(self.places)
+        top = self.places.checkpoints
         for folder in _folders(top) if names is None else [top / name for name in names if not top.is_symlink()]:
             there = {path.name: path for path in _folders(folder)}
             if not there:
@@ -79,7 +79,7 @@ class Sweep:
 
     def as_dict(self) -> dict[str, Any]:
         """For the summary: the rule, the bytes freed and left, and the jobs whose adapters are there."""
-        top = checkpoints_of(self.places)
+        top = self.places.checkpoints
         return {
             "keep": self.keep,
             "freed_bytes": self.freed(),

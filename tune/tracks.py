@@ -15,10 +15,10 @@ from typing import Any
 from phasegpt.config_io import project_root
 from phasegpt.files import read_json, write_json
 from phasegpt.mirror import push_below
+from phasegpt.mlflow_client import tracking_uri
 from tune import environment
 from tune.captions import NOTE, as_block
 from tune.compared import Compared, compare
-from tune.delivery import tracking_uri
 from tune.drive import INTERRUPTED, NO_RESULT, WON, Trainable, drive
 from tune.keepsakes import leave_comparison
 from tune.request import Request

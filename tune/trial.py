@@ -117,7 +117,7 @@ def _run_on_workers(job: Job, spec: Mapping[str, Any], crew: "Crew") -> dict[str
 
     from phasegpt.workers import run_on_workers
 
-    plain = {"job": asdict(job), "spec": {**spec, "crew": asdict(crew)}, "launched": time.time()}
+    plain = {"job": asdict(job), "spec": spec, "launched": time.time()}
     folder = Path(spec["storage"]) / "experiments" / "v14" / f"track_{spec['track']}" / spec["name"] / "ray"
     result: dict[str, Any] = run_on_workers(_on_worker, plain, crew, folder, tune.report)
     return result

@@ -7,11 +7,11 @@ from pathlib import Path
 from phasegpt.checkpoint_files import ADAPTER, last_adapter
 from phasegpt.credentials import without_credentials
 from phasegpt.files import whole_folder
-from tune.delivery import open_client, run_of
+from phasegpt.mlflow_client import open_client
+from tune.delivery import run_of
 from tune.jobs import trial_name
 from tune.request import Request, RequestError
 from tune.spool import SPOOL, read_spool
-from tune.standing import checkpoints_of
 
 
 def provide_weights(request: Request, trial: int, uri: str | None = None) -> bool:
@@ -19,7 +19,7 @@ def provide_weights(request: Request, trial: int, uri: str | None = None) -> boo
 
     `uri` is the MLflow to ask, by default the one that the search wrote to. Raises RequestError where nobody has it.
     """
-    folder = checkpoints_of(request.places) / trial_name(trial)
+    folder = request.places.checkpoints / trial_name(trial)
     if last_adapter(folder) is not None:
         return False
     address = uri or _address(request)

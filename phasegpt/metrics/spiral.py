@@ -34,7 +34,6 @@ __all__ = [
     "spiral_score",
     "weights",
     "weights_hash",
-    "weights_version",
 ]
 
 _FILE = Path(__file__).with_name("weights.json")
@@ -93,11 +92,6 @@ def weights(name: str) -> Mapping[str, float]:
     """A set of weights of weights.json by its name, "bias" among them. Raises KeyError for an unknown set."""
     found: Mapping[str, float] = _table()[name]
     return found
-
-
-def weights_version() -> str:
-    """The version for which weights.json was fitted."""
-    return str(_table()["version"])
 
 
 def weights_hash() -> str:

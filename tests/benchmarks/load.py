@@ -175,7 +175,8 @@ def loaded(
 
 def recorded(url: str) -> dict[str, int]:
     """How many runs MLflow holds, how many keys, and how many ended well."""
-    from tune.delivery import RUN_KEY, open_client
+    from phasegpt.mlflow_client import open_client
+    from tune.delivery import RUN_KEY
 
     client = open_client(url)
     experiment = client.get_experiment_by_name("phasegpt-v14").experiment_id

@@ -248,6 +248,6 @@ def _fork(work: Callable[[], list[str]]) -> tuple[list[str], int]:
 
 def _migrated(database: Path) -> None:
     """An MLflow database without runs: its migration is no part of what is recorded."""
-    from tune.delivery import open_client
+    from phasegpt.mlflow_client import open_client
 
     _forked(lambda: [str(len(open_client(f"sqlite:///{database}").search_experiments()))])

@@ -72,7 +72,8 @@ def _results(request: Request, study: Study) -> Iterator[str]:
 
 
 def _record(request: Request, study: Study, uri: str) -> Iterator[str]:
-    from tune.delivery import RUN_KEY, open_client
+    from phasegpt.mlflow_client import open_client
+    from tune.delivery import RUN_KEY
 
     client = open_client(uri)
     found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], max_results=1000)

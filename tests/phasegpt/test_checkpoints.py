@@ -20,12 +20,12 @@ from phasegpt.checkpoints import (
 )
 from phasegpt.cli import main
 from phasegpt.files import read_json, write_json
+from phasegpt.mlflow_client import open_client
 from phasegpt.models import LoraSettings, attach_policy, load_base
 from tests.mlflow_store import migrated
 from tests.phasegpt.trained import Trained, train_toy
 from tests.toy import build_toy_model
 from tests.tune.contenders import LOW, candidate
-from tune.delivery import open_client
 from tune.registry import promote
 from tune.tracking import Tracker
 

@@ -8,7 +8,7 @@ each call, and `end WORD` when a promotion is over.
 import sys
 from typing import Any
 
-from tune.delivery import open_client
+from phasegpt.mlflow_client import open_client
 from tune.gate import RegistryError
 from tune.registry import promote_version
 

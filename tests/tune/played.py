@@ -10,15 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from phasegpt.answers import read_preferences
+from phasegpt.answers import preferences_of
 from phasegpt.checkpoint_files import STATE, WHOLE
-from phasegpt.config_io import resolve
 from phasegpt.files import write_json
 from phasegpt.lines import append
 from phasegpt.pairs import pairs_hash
 from phasegpt.runs import run_paths
 from tune.ablated import ablated
-from tune.conclude import conclude, summary, write_summary
+from tune.conclude import conclude, summary
 from tune.jobs import Job, from_config
 from tune.reports import ERROR_KEY, FINISHED_KEY, with_metrics
 from tune.request import Request
@@ -53,9 +52,7 @@ class Played:
         arms = self.request.arms
         self.searcher: JobSearcher = ArmSearcher(arms, *rest) if arms else JobSearcher(*rest)
         self.event("open")
-        rows = read_preferences(
-            resolve(config.training.preference_dataset), config.training.method, config.data.domains
-        )
+        rows = preferences_of(config)
         tags = {
             "kind": "search",
             "data_hash": pairs_hash(rows)[:16],
@@ -155,12 +152,12 @@ class Played:
             compared = ablated(self.request, self.searcher)
             assert compared is not None
             report = {"name": self.request.name, "track": self.request.track, **compared.as_dict()}
-            write_summary(self.request, report)
+            write_json(self.request.places.summary, report)
             return report
         found = conclude(self.request, self.searcher)
         champion = {"model": "phasegpt-track-b", "version": 1, "promoted": True, "reason": f"uncontested {HOSTILE}"}
         report = summary(self.request, self.searcher, found, champion if found else None)
-        write_summary(self.request, report)
+        write_json(self.request.places.summary, report)
         return report
 
 

@@ -133,7 +133,7 @@ def test_arms_that_share_fewer_than_two_prompts_have_intervals_and_no_gains() ->
 
 def test_what_arms_are_compared_by_has_to_be_measured(toy_sets: list[str], tmp_path: Path) -> None:
     sets = ["evaluation.metrics=[perplexity]", "evaluation.metric_for_best_model=perplexity"]
-    with pytest.raises(RequestError, match="compared by spiral_score, which is not measured; add it to evaluation.met"):
+    with pytest.raises(RequestError, match="by spiral_score, which is not measured; add it to evaluation"):
         arms_of([*toy_sets, *sets], tmp_path)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from phasegpt.files import write_json
 from tests.tune.conftest import ToyRequest
-from tune.conclude import conclude, final_results, summary, write_summary
+from tune.conclude import conclude, final_results, summary
 from tune.jobs import from_config
 from tune.request import Request
 from tune.searcher import FINISHED_KEY, JobSearcher
@@ -147,7 +147,7 @@ def test_the_summary_has_every_key_that_scripts_rely_on(played: Played) -> None:
     assert first["over_baseline"]["ratio"] == pytest.approx(0.50 / 0.69)
     assert first["over_baseline"]["wins"]["rate"] == 1.0
     assert first["over_defaults"]["wins"].keys() == {"rate", "low", "high", "n", "level"}
-    write_summary(played.request, report)
+    write_json(played.request.places.summary, report)
     assert json.loads(played.request.places.summary.read_text()) == json.loads(json.dumps(report))
 
 
@@ -166,7 +166,7 @@ def test_a_search_without_a_usable_trial_still_has_a_summary(played: Played) -> 
     )
     assert report["verdict"] == "no trial came to a result"
     assert {(t["state"], t["why"], t["steps"]) for t in report["trials"]} == {("FAIL", "MemoryError: no room", 0)}
-    write_summary(played.request, report)
+    write_json(played.request.places.summary, report)
 
 
 def test_an_objective_without_rows_is_concluded_without_intervals(toy_request: ToyRequest) -> None:

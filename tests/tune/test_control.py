@@ -20,7 +20,6 @@ from tune.commands import COMMANDS, Command, Commands, give
 from tune.request import Request, resumed_request
 from tune.scheduler import NotingScheduler
 from tune.search import main
-from tune.standing import checkpoints_of
 from tune.study import WHY, Study
 
 # --- what the searcher makes of a command ----------------------------------------------------------------------------
@@ -202,7 +201,7 @@ def test_the_status_tells_where_a_search_stands_and_changes_nothing(
 def test_what_is_asked_of_a_running_search_lies_beside_it(
     request_: Request, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (checkpoints_of(request_.places) / "trial-000" / ADAPTER).mkdir(parents=True)
+    (request_.places.checkpoints / "trial-000" / ADAPTER).mkdir(parents=True)
     assert say(request_, "extend", "--trials", "4") == 0
     assert say(request_, "stop", "trial-002") == 0
     assert say(request_, "stop", "--finish") == 0
@@ -270,7 +269,7 @@ def test_a_search_that_runs_is_not_cleaned(request_: Request, capsys: pytest.Cap
 def test_a_search_that_has_not_come_to_its_end_is_cleaned_of_what_ended_trials_went_on_from(
     request_: Request, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    top = checkpoints_of(request_.places)
+    top = request_.places.checkpoints
     for trial in range(3):
         for name in ("checkpoint-2", ADAPTER):
             (top / f"trial-{trial:03d}" / name).mkdir(parents=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from phasegpt.metrics.text import scorer
+from phasegpt.mlflow_client import open_client
 from phasegpt.statistics import paired_gain
 from tests.mlflow_store import migrated
 from tests.tune.conftest import ToyRequest
@@ -16,7 +17,7 @@ from tune import crown as crowning
 from tune import registry
 from tune.conclude import Conclusion
 from tune.crown import crown
-from tune.delivery import artifact_location, open_client
+from tune.delivery import artifact_location
 from tune.finalists import Finalist
 from tune.request import Request
 from tune.spool import SPOOL

@@ -6,7 +6,8 @@ import pytest
 
 from phasegpt.config_io import project_root
 from phasegpt.credentials import without_credentials
-from tune.delivery import artifact_location, tracking_uri
+from phasegpt.mlflow_client import tracking_uri
+from tune.delivery import artifact_location
 
 
 def test_the_address_is_the_given_one_then_the_environments_then_a_file(

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import contents, migrated
 from tune import outbox
 from tune.datasets import Dataset
-from tune.delivery import RUN_KEY, Delivery, open_client
+from tune.delivery import RUN_KEY, Delivery
 from tune.outbox import Outbox
 from tune.spool import SPOOL
 

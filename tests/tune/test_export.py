@@ -17,11 +17,11 @@ from phasegpt.bundled import WHEEL_SHA256
 from phasegpt.checkpoints import open_adapter
 from phasegpt.evaluate import generate
 from phasegpt.files import read_json
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import migrated
 from tests.tune.contenders import LOW
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
 from tune import registry
-from tune.delivery import open_client
 from tune.model_card import BUNDLED_ON_HUB
 from tune.registry import promote_version
 from tune.versions import register

@@ -14,9 +14,9 @@ from sqlalchemy.engine import Engine
 
 from phasegpt.config_io import Tree
 from phasegpt.files import write_json
+from phasegpt.mlflow_client import open_client
 from tests.many_searches import multiply
 from tests.mlflow_store import migrated
-from tune.delivery import open_client
 from tune.past import last_search
 from tune.request import Request
 from tune.search_record import begin_search

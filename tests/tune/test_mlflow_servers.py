@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_server import MlflowServer, running
 from tests.mlflow_store import contents, migrated
 from tests.postgres import Postgres
 from tests.proxy import How, before
 from tune import outbox
 from tune.datasets import Dataset
-from tune.delivery import open_client
 from tune.spool import SPOOL
 from tune.sync import look, main, sync
 from tune.tracking import Tracker

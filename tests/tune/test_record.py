@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from phasegpt.files import write_json
+from phasegpt.mlflow_client import open_client
 from phasegpt.runs import RunPaths, run_paths
 from tests.mlflow_store import migrated
 from tests.tune.conftest import ToyRequest
 from tune.datasets import Inputs
-from tune.delivery import open_client
 from tune.record import curve_rows, record_end, state_tags
 from tune.search_record import begin_search, end_search
 from tune.spool import SPOOL, read_spool

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from phasegpt.checkpoints import fetch
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import migrated
 from tests.toy import TEMPLATE
 from tests.tune.contenders import HIGH, LOW, MIXED, UNTUNED
 from tests.tune.registries import toy_adapter, winner_of
 from tune import registry
-from tune.delivery import open_client
 from tune.registry import champion, promote, promote_version, rollback
 from tune.versions import aliases_of
 

@@ -7,10 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.tune.report_pages import Page
-from tune.palette import PALETTE, READ, contrast, light
+from tune.palette import PALETTE, light
 from tune.report_page import Column, Row, Section, folded, joined, page, paragraph, picture_html, table
 from tune.report_svg import Picture, inline_svg, report_style, save_png
 
+READ = ("text", "soft", "mark", "winner", "own", "bad", "final")
+"""The roles that text may have."""
 HOSTILE = '<script>alert("1")</script> & </svg> $x^2$'
 
 
@@ -22,6 +24,18 @@ def picture(name: str = "one", label: str = "a & b") -> Picture:
         axes.set_title(HOSTILE.replace("$", r"\$"))
         axes.legend()
     return Picture(name, figure, f"Shows {HOSTILE}", f"says {HOSTILE}")
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("dark", [False, True])

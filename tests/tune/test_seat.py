@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import migrated
 from tests.tune.contenders import HIGH, LOW, MIXED
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
 from tune import registry
-from tune.delivery import open_client
 from tune.gate import RegistryError
 from tune.registry import champion, promote_version, repair, rollback
 from tune.seat import Seat, claim, out_of_step, publish, read_seat, record_name

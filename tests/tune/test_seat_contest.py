@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import migrated
 from tests.servers import free_port, served
 from tests.tune.contenders import LOW
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
-from tune.delivery import open_client
 from tune.registry import promote_version, repair
 from tune.seat import read_seat
 from tune.versions import aliases_of, register

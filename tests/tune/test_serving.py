@@ -13,11 +13,11 @@ import pytest
 
 from phasegpt.checkpoints import open_adapter
 from phasegpt.evaluate import generate
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import migrated
 from tests.servers import free_port, served
 from tests.tune.contenders import LOW
 from tests.tune.registries import EXPERIMENT, toy_adapter, winner_of
-from tune.delivery import open_client
 from tune.registry import promote
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("one_thread")]

@@ -19,7 +19,6 @@ from tune.reports import FINISHED_KEY, PAUSED_KEY
 from tune.request import SearchPlaces
 from tune.searcher import JobSearcher
 from tune.spool import SPOOL, Progress, read_spool, set_aside
-from tune.standing import checkpoints_of
 from tune.study import BY_COMMAND, Study
 from tune.sweep import Sweep
 
@@ -60,7 +59,7 @@ class Driver:
         self.sweep.all(concluded=False)
 
     def folder(self, name: str) -> Path:
-        return checkpoints_of(self.places) / name
+        return self.places.checkpoints / name
 
     def take(self) -> bool:
         """Begin the next job, if there is one just now."""
@@ -138,7 +137,7 @@ class Driver:
         for trial in self.study.trials():
             if not trial.state.is_finished():
                 found += list(self.folder(trial_name(trial.number)).glob("checkpoint-*"))
-        for folder in checkpoints_of(self.places).glob("final-*"):
+        for folder in self.places.checkpoints.glob("final-*"):
             done = (self.places.results / f"{folder.name}.json").is_file()
             found += [folder / ADAPTER] if done else list(folder.glob("checkpoint-*"))
         return found
@@ -150,10 +149,10 @@ class Driver:
         return [self.folder(trial_name(c.trial or 0)) for place, c in commands if c.warm and place not in ended]
 
     def adapters(self) -> set[str]:
-        return {path.parent.name for path in checkpoints_of(self.places).glob(f"*/{ADAPTER}")}
+        return {path.parent.name for path in self.places.checkpoints.glob(f"*/{ADAPTER}")}
 
     def checkpoints(self) -> set[str]:
-        return {path.parent.name for path in checkpoints_of(self.places).glob("*/*checkpoint-*")}
+        return {path.parent.name for path in self.places.checkpoints.glob("*/*checkpoint-*")}
 
 
 def test_a_trial_that_has_ended_keeps_its_adapter_and_nothing_to_resume_from(tmp_path: Path) -> None:
@@ -332,5 +331,5 @@ def test_over_a_random_history_with_crashes_no_job_ever_misses_what_it_goes_on_f
         assert [folder for folder in now if not folder.exists()] == []
         assert [f for f in before if f in now and f.name != ADAPTER and damage(f) is not None] == []
         assert [folder for folder in driver.parents() if last_adapter(folder) is None] == []
-        half = (path for path in checkpoints_of(driver.places).glob(f"*/{ADAPTER}") if not any(path.iterdir()))
+        half = (path for path in driver.places.checkpoints.glob(f"*/{ADAPTER}") if not any(path.iterdir()))
         assert list(half) == []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import contents, migrated
 from tune import sync as syncing
-from tune.delivery import open_client
 from tune.spool import SPOOL
 from tune.sync import left_behind, look, main
 from tune.tracking import Tracker

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from phasegpt.lines import append
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import migrated
 from tune import outbox
 from tune import spool as spooling
-from tune.delivery import RUN_KEY, open_client
+from tune.delivery import RUN_KEY
 from tune.spool import SPOOL, TrackingError, read_spool
 from tune.sync import sync
 from tune.tracking import Status, Tracker, flat_params
@@ -329,7 +330,7 @@ def test_two_senders_on_one_spool_are_refused(spool: Path, monkeypatch: pytest.M
 def test_the_first_use_of_a_database_is_quiet(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from tune.delivery import tracking_uri; from tune.tracking import Tracker\n"
+        "from phasegpt.mlflow_client import tracking_uri; from tune.tracking import Tracker\n"
         "root = Path(sys.argv[1]); t = Tracker(tracking_uri(root, None), 'quiet', root / 's.jsonl')\n"
         "t.run('s', 'search'); t.finish('s'); sys.exit(t.close(60))"
     )

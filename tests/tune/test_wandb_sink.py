@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from phasegpt.mlflow_client import open_client
 from tests.mlflow_store import migrated
 from tune import wandb_sink
-from tune.delivery import open_client
 from tune.spool import SPOOL, TrackingError
 from tune.tracking import Tracker, flat_params
 from tune.wandb_sink import asks_for_wandb, labels, nested, require_wandb
