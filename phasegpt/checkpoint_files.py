@@ -18,6 +18,7 @@ ADAPTER = "adapter_model"
 TRAINABLE = "trainable.safetensors"
 WHOLE = "complete.json"
 STATE = "trainer_state.json"
+EVALUATIONS = "evaluations"
 log = logging.getLogger("phasegpt")
 
 
@@ -80,6 +81,11 @@ def step_history(checkpoint: Path) -> list[dict[str, float]]:
     """{step, loss, learning_rate, grad_norm, rewards_…} of every optimizer step up to a checkpoint, cuts or not."""
     rows = [row for row in read_json(checkpoint / STATE)["log_history"] if "loss" in row]
     return [{name: value for name, value in row.items() if name != "epoch"} for row in rows]
+
+
+def evaluation_files(checkpoints: Path) -> list[Path]:
+    """The evaluations that a run has left, a file each, in the order of their steps."""
+    return sorted((checkpoints / EVALUATIONS).glob("step-*.json"))
 
 
 def history_left(output_dir: Path) -> list[dict[str, float]]:

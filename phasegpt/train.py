@@ -22,8 +22,10 @@ from phasegpt import ranks
 from phasegpt.adapters import adapter_hash
 from phasegpt.checkpoint_files import (
     ADAPTER,
+    EVALUATIONS,
     checkpoint_step,
     damage,
+    evaluation_files,
     newest_checkpoint,
     prune_checkpoints,
     step_history,
@@ -209,7 +211,7 @@ class _Record:
     ) -> None:
         self.run, self.paths, self.total, self.on_evaluation, self.on_step = run, paths, total, on_evaluation, on_step
         self.meter, self.until = meter, until
-        self.folder = paths.checkpoints / "evaluations"
+        self.folder = paths.checkpoints / EVALUATIONS
         self.evaluations = ranks.by_first(self._stored)
         self.begun = time.monotonic()
         self.before = self.evaluations[-1].worked if self.evaluations else 0.0
@@ -217,7 +219,7 @@ class _Record:
     def _stored(self) -> list[Evaluation]:
         newest = newest_checkpoint(self.paths.checkpoints)
         reached = checkpoint_step(newest) if newest else 0
-        stored = [read_evaluation(path) for path in sorted(self.folder.glob("step-*.json"))]
+        stored = [read_evaluation(path) for path in evaluation_files(self.paths.checkpoints)]
         return [evaluation for evaluation in stored if evaluation.step <= reached]
 
     def worked(self) -> float:

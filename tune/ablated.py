@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from phasegpt.checkpoint_files import evaluation_files
 from phasegpt.files import read_json
 from phasegpt.runs import run_paths
 from phasegpt.statistics import mean_by_prompt
@@ -39,7 +40,7 @@ def ablated(request: Request, searcher: JobSearcher) -> Ablation | None:
 
 def _evaluations(request: Request, job: Job) -> list[Evaluated]:
     paths = run_paths(request.places.storage, request.track, f"{request.name}/{job.name}")
-    return [read_json(path) for path in sorted((paths.checkpoints / "evaluations").glob("step-*.json"))]
+    return [read_json(path) for path in evaluation_files(paths.checkpoints)]
 
 
 def put_together(

@@ -13,6 +13,7 @@ from phasegpt.metrics.declared import DECLARED, Direction
 from phasegpt.metrics.text import VERSIONED
 from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, simultaneous_gains
 from tune.finalists import score_interval
+from tune.jobs import final_name, trial_number
 from tune.request import Request
 
 Result = Mapping[str, Any]
@@ -105,8 +106,8 @@ def _sides(requests: Sequence[Request]) -> Iterator[Side]:
     for request in requests:
         summary = read_json(request.places.summary) if request.places.summary.is_file() else {}
         if summary.get("winner"):
-            number = summary["winner"]["trial"].removeprefix("trial-")
-            finals = sorted(request.places.results.glob(f"final-{number}-seed-*.json"))
+            number = trial_number(summary["winner"]["trial"])
+            finals = sorted(request.places.results.glob(f"{final_name(number, '*')}.json"))
             yield Side(request, summary, [read_json(path) for path in finals])
 
 

@@ -13,7 +13,7 @@ from phasegpt.checkpoint_files import ADAPTER
 from phasegpt.config_search import Search
 from phasegpt.files import read_json
 from tune.finalists import OWN, Candidate, Finalist, judge, prompt_scores, scored_now, verdict, winner, with_p_best
-from tune.jobs import baseline_job, final_job, trial_name
+from tune.jobs import baseline_job, baseline_name, final_job, trial_name
 from tune.pareto import fronts, hypervolume, upward
 from tune.request import Request
 from tune.searcher import JobSearcher
@@ -89,7 +89,7 @@ def summary(
     """The object that `--json` prints and `results/…/<name>.json` keeps."""
     trials = [_trial(trial, searcher) for trial in searcher.study.trials()]
     own = next((trial for trial in trials if trial["id"] == trial_name(OWN)), None)
-    baseline = searcher.read("baseline-search") if searcher.done(baseline_job("search")) else None
+    baseline = searcher.read(baseline_name("search")) if searcher.done(baseline_job("search")) else None
     best, first = conclusion.winner if conclusion else None, next(iter(request.config.search.objectives))
     return {
         "name": request.name,

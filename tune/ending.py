@@ -12,6 +12,8 @@ from phasegpt.mirror import address_of
 from phasegpt.mlflow_client import tracking_uri
 from phasegpt.statistics import Gain
 from tune.console import number, short_name
+from tune.finalists import OWN
+from tune.jobs import trial_name
 from tune.request import Request
 
 MADE_FOR = Path(__file__).resolve().parents[1]
@@ -81,7 +83,7 @@ def _table(report: Mapping[str, Any]) -> list[str]:
         scores = report["baseline_final"]["metrics"]
         lines.append(f"    {'untuned model':16} " + _scores(scores, names))
     for finalist in report["finalists"]:
-        own = " (the config's own values)" if finalist["trial"] == "trial-000" else ""
+        own = " (the config's own values)" if finalist["trial"] == trial_name(OWN) else ""
         interval = finalist["interval"]
         span = f"  {names[0]} interval [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
         scores = _scores(finalist["metrics"], names)

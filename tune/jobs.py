@@ -36,6 +36,26 @@ def trial_name(number: int) -> str:
     return f"trial-{number:03d}"
 
 
+def trial_number(name: str) -> int:
+    """The number in a trial's name. Raises ValueError for another name."""
+    return int(name.removeprefix("trial-"))
+
+
+def baseline_name(half: str) -> str:
+    """What the measurement on one half of the prompts is called."""
+    return f"baseline-{half}"
+
+
+def final_name(trial: int, seed: int | str) -> str:
+    """What a trial's final on a seed is called; "*" stands for all of them."""
+    return f"final-{trial:03d}-seed-{seed}"
+
+
+def arm_name(number: int) -> str:
+    """What an arm of an ablation is called; its runs have their seed behind it."""
+    return f"arm-{number:02d}"
+
+
 def trial_job(number: int, values: Values, origin: str, until: int | None = None, warm: int | None = None) -> Job:
     """A trial of the search, judged on the search half."""
     return Job("trial", number, trial_name(number), values, "search", origin, until, warm)
@@ -43,21 +63,19 @@ def trial_job(number: int, values: Values, origin: str, until: int | None = None
 
 def baseline_job(half: str, checkpoint: str | None = None) -> Job:
     """What gains are measured from on one half of the prompts: the untuned model, or a checkpoint."""
-    return Job("baseline", 0, f"baseline-{half}", {}, half, checkpoint or "untuned model")
+    return Job("baseline", 0, baseline_name(half), {}, half, checkpoint or "untuned model")
 
 
 def final_job(trial: int, values: Values, replicate: int, base_seed: int) -> Job:
     """A finalist's values on a fresh seed and split, judged on the final half."""
     seed = base_seed + FINAL_SEED_STEP + replicate
-    name = f"final-{trial:03d}-seed-{seed}"
-    return Job("final", trial, name, {**values, "experiment.seed": seed}, "final", f"trial {trial}")
+    return Job("final", trial, final_name(trial, seed), {**values, "experiment.seed": seed}, "final", f"trial {trial}")
 
 
 def arm_job(number: int, label: str, values: Values, replicate: int, base_seed: int) -> Job:
     """An arm of an ablation on one of the seeds that all arms share, judged on the final half."""
     seed = base_seed + FINAL_SEED_STEP + replicate
-    name = f"arm-{number:02d}-seed-{seed}"
-    return Job("final", number, name, {**values, "experiment.seed": seed}, "final", label)
+    return Job("final", number, f"{arm_name(number)}-seed-{seed}", {**values, "experiment.seed": seed}, "final", label)
 
 
 def as_config(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:

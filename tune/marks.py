@@ -6,6 +6,8 @@ Pure: from the summaries of a search to tags by run.
 from collections.abc import Mapping
 from typing import Any
 
+from tune.jobs import final_name, trial_number
+
 Marks = dict[str, set[str]]
 """{job name: the marks it has}."""
 UNMARKED = {"trial": {"finalist": "false", "winner": "false"}, "final": {"winner": "false"}}
@@ -26,8 +28,7 @@ def marks(report: Mapping[str, Any]) -> Marks:
 
 
 def _finals(finalist: Mapping[str, Any]) -> list[str]:
-    number = finalist["trial"].removeprefix("trial-")
-    return [f"final-{number}-seed-{seed}" for seed in finalist["seeds"]]
+    return [final_name(trial_number(finalist["trial"]), seed) for seed in finalist["seeds"]]
 
 
 def changes(before: Marks, now: Marks) -> dict[str, dict[str, str]]:

@@ -18,9 +18,10 @@ from phasegpt.config import Config, stages
 from phasegpt.config_errors import ConfigError
 from phasegpt.config_io import Tree
 from phasegpt.files import read_json
-from phasegpt.pairs import AnswerSplit, Split
+from phasegpt.pairs import HALVES, AnswerSplit, Split
 from phasegpt.runs import shared_work_of
 from phasegpt.shared_parts import TRUNK
+from tune.jobs import baseline_name
 from tune.request import Request, SearchPlaces
 from tune.spool import SPOOL, Event, TrackingError, read_spool
 
@@ -102,7 +103,7 @@ def _kind(config: Config) -> tuple[object, ...]:
 def _read(places: SearchPlaces, config: Config) -> Past | None:
     try:
         events = read_spool(places.folder / SPOOL)
-        baselines = [read_json(places.results / f"baseline-{half}.json")["seconds"] for half in ("search", "final")]
+        baselines = [read_json(places.results / f"{baseline_name(half)}.json")["seconds"] for half in HALVES]
         spans = _spans(events, places.name)
         fits = {n: span for n, span in spans.items() if (places.results / f"{n}.json").is_file() and _is_fit(n)}
         results = [read_json(places.results / f"{name}.json") for name in fits]

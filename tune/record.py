@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phasegpt.checkpoint_files import history_left
+from phasegpt.checkpoint_files import evaluation_files, history_left
 from phasegpt.config_io import as_yaml
 from phasegpt.files import read_json
 from phasegpt.runs import RunPaths, clock_metrics
@@ -98,7 +98,7 @@ def curve_rows(training: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapp
 def left_by(checkpoints: Path) -> dict[str, Any]:
     """What a run has left that did not come to its end, laid out as a result: of rows those of its last evaluation."""
     try:
-        kept = [read_json(path) for path in sorted((checkpoints / "evaluations").glob("step-*.json"))]
+        kept = [read_json(path) for path in evaluation_files(checkpoints)]
     except (OSError, ValueError) as error:
         log.warning("the evaluations of a run are not recorded: %s", error)
         kept = []

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from phasegpt.metrics.declared import GUARDS
 from tune.console import number
 from tune.finalists import OWN
-from tune.jobs import trial_name
+from tune.jobs import arm_name, trial_name
 from tune.report_data import Material, Run
 from tune.report_page import folded, joined, paragraph, rendered
 
@@ -43,7 +43,7 @@ def sides(material: Material) -> tuple[str, list[Side]]:
     """Which half of the prompts is shown and who answers: finals where there are any, else what the trials wrote."""
     own = trial_name(OWN)
     if material.request.arms:
-        arms = [(f"arm-{i:02d}", arm.label) for i, arm in enumerate(material.request.arms)]
+        arms = [(arm_name(i), arm.label) for i, arm in enumerate(material.request.arms)]
         half, found = "final", [_final(material, name, label) for name, label in arms]
     elif material.finalists:
         names = {

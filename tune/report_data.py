@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phasegpt.checkpoint_files import history_left
+from phasegpt.checkpoint_files import evaluation_files, history_left
 from phasegpt.config_search import Search
 from phasegpt.files import read_json
 from phasegpt.pairs import HALVES
@@ -18,7 +18,7 @@ from phasegpt.runs import run_paths
 from tune.control import running
 from tune.insight_records import Record
 from tune.insight_summary import Insight, seen
-from tune.jobs import trial_name
+from tune.jobs import baseline_name, trial_name
 from tune.past import shared_seconds
 from tune.report_jobs import Piece, pieces
 from tune.request import Request
@@ -144,7 +144,7 @@ def gather(request: Request, known: Seen | None = None, *, ended: bool = False) 
         insight=insight,
         trials=tuple(Trial(record, read_run(request, trial_name(record.number))) for record in records),
         finals=_finals(request),
-        baselines={half: read_run(request, f"baseline-{half}") for half in HALVES if _result(request, half).is_file()},
+        baselines={half: read_run(request, baseline_name(half)) for half in HALVES if _result(request, half).is_file()},
         pieces=ran,
         tags=_tags(events, request.name),
         begun=whole[0] if whole else None,
@@ -153,7 +153,7 @@ def gather(request: Request, known: Seen | None = None, *, ended: bool = False) 
 
 
 def _result(request: Request, half: str) -> Path:
-    return request.places.results / f"baseline-{half}.json"
+    return request.places.results / f"{baseline_name(half)}.json"
 
 
 def _tags(events: Sequence[Event], search: str) -> Mapping[str, str]:
@@ -176,7 +176,7 @@ def read_run(request: Request, name: str) -> Run:
     """What the job `name` left: its result, and of its checkpoints what tells of a run that did not end."""
     paths = run_paths(request.places.storage, request.track, f"{request.name}/{name}")
     result = read_json(paths.results) if paths.results.is_file() else {}
-    evaluations = [read_json(path) for path in sorted((paths.checkpoints / "evaluations").glob("step-*.json"))]
+    evaluations = [read_json(path) for path in evaluation_files(paths.checkpoints)]
     curve = result.get("curve") or [{"step": each["step"], **each["summary"]} for each in evaluations]
     log = result.get("training_log") or history_left(paths.checkpoints)
     seconds = [each["seconds"] for each in evaluations] or [

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tune.insight_pictures import labelled
+from tune.jobs import arm_name
 from tune.palette import light
 from tune.report_data import Material
 from tune.report_pictures_trials import LABELS, kind
@@ -92,7 +93,7 @@ def _arms(material: Material) -> list[Course]:
     found = []
     for number, arm in enumerate(material.request.arms):
         role, dashes = ARMS[number % len(ARMS)], DASHES[number // len(ARMS) % len(DASHES)]
-        for run in material.finals.get(f"arm-{number:02d}", ()):
+        for run in material.finals.get(arm_name(number), ()):
             points = _start(material) + [
                 (s, m[material.objective]) for s, m in run.curve.items() if material.objective in m
             ]

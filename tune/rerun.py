@@ -10,7 +10,7 @@ from typing import Any
 
 from phasegpt.config_io import Tree, project_root
 from phasegpt.runs import run_paths
-from tune.jobs import Job, final_job
+from tune.jobs import Job, final_job, trial_number
 from tune.published import Published
 
 
@@ -67,4 +67,4 @@ def winner(search: Published) -> Mapping[str, Any]:
 
 def job_of(finalist: Mapping[str, Any], seed: int) -> Job:
     """The first of its finals, as the search ran it."""
-    return final_job(int(finalist["trial"].rpartition("-")[2]), dict(finalist["params"]), 0, seed)
+    return final_job(trial_number(finalist["trial"]), dict(finalist["params"]), 0, seed)
