@@ -2,15 +2,13 @@
 
 λ and β both hold the policy back, so settings at equal steps differ in how far they went as well as in how well.
 At equal KL they are compared where each had spent the same divergence from the reference: scores between two
-evaluations of a run are interpolated in KL, from the untuned model at 0. Functions of results; a table and a picture.
+evaluations of a run are interpolated in KL, from the untuned model at 0. Functions of results.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from phasegpt.files import whole_file
 from phasegpt.metrics.declared import Direction
 from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, runs_interval, simultaneous_gains
 from tune.finalists import prompt_scores
@@ -174,41 +172,3 @@ def _line(arm: Measured) -> str:
         return said
     span = f"[{arm.gain.low:+.3f}, {arm.gain.high:+.3f}]"
     return f"{said}  over the first {arm.gain.mean:+.3f} {span}: {arm.gain.word}"
-
-
-def draw(found: Ablation, path: Path) -> None:
-    """The arms with their intervals as a PNG, at equal steps and beside it at equal KL."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels = [(found.where, found.at_steps)]
-    panels += [(f"at equal KL ({found.kl:.3g} nats a token)", found.at_kl)] if found.kl is not None else []
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(5.2 * len(panels) + 1.5, 1.4 + 0.5 * len(found.at_steps)), sharey=True, squeeze=False
-    )
-    for axis, (title, arms) in zip(axes[0], panels, strict=True):
-        _draw_arms(axis, arms, found.baseline)
-        axis.set_title(title, fontsize=11)
-        axis.set_xlabel(f"{found.metric} ({'higher' if found.better == 'max' else 'lower'} is better)")
-    axes[0][0].set_yticks(range(len(found.at_steps)), [arm.label for arm in found.at_steps])
-    axes[0][0].invert_yaxis()  # the first arm on top
-    figure.suptitle("mean and 95 % interval over new prompts and seeds", fontsize=9, color="#555555")
-    figure.tight_layout()
-    with whole_file(path) as stage:
-        figure.savefig(stage, dpi=130, format="png")
-    pyplot.close(figure)
-
-
-def _draw_arms(axis: Any, arms: Sequence[Measured], baseline: float | None) -> None:
-    for place, arm in enumerate(arms):
-        axis.plot(arm.mean, place, "o", color="#1f5fa8", markersize=7)
-        if arm.interval:
-            axis.plot([arm.interval.low, arm.interval.high], [place, place], color="#1f5fa8", linewidth=2.5, alpha=0.6)
-    if baseline is not None:
-        axis.axvline(baseline, color="#888888", linestyle="--", linewidth=1)
-        axis.text(baseline, -0.4, " untuned", color="#666666", fontsize=8, va="center")
-        axis.set_ylim(-0.6, len(arms) - 0.4)
-    axis.grid(axis="x", alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)

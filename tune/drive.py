@@ -227,7 +227,8 @@ class _Drive:
 
     def _end_ablation(self, searcher: "JobSearcher") -> int:
         from tune.ablated import ablated, table
-        from tune.ablation import draw
+        from tune.report_pictures_finals import ablation_picture
+        from tune.report_svg import report_style, save_png
 
         request, found = self.request, ablated(self.request, searcher)
         if found is None:
@@ -236,9 +237,9 @@ class _Drive:
             return self._say({}, f"No two arms came to a result on every seed; see {request.places.log}", ended=False)
         disk = {"disk": self._sweep(searcher).as_dict()}
         report = {"name": request.name, "track": request.track, **found.as_dict(), **disk}
-        picture = request.places.summary.with_suffix(".png")
         write_json(request.places.summary, report)
-        draw(found, picture)
+        with report_style():
+            [picture] = save_png([ablation_picture(report, request.name, found.better)], request.places.summary.parent)
         self.tracker.table(request.name, table(found), "ablation.json")
         self._describe(as_block(found.as_text()))
         self._record(request.places.summary, picture, request.places.log)

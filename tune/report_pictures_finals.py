@@ -101,8 +101,11 @@ def plain(label: str) -> str:
 def ablation(material: Material) -> Picture | None:
     """The arms at equal steps, and below them at equal KL where that was spent; None of a search."""
     summary = material.summary or {}
-    if "equal_steps" not in summary:
-        return None
+    return ablation_picture(summary, "ablation", material.better) if "equal_steps" in summary else None
+
+
+def ablation_picture(summary: Mapping[str, Any], name: str, better: str) -> Picture:
+    """The arms of an ablation's summary, called `name`; `better` is min or max."""
     panels = [(where_compared(summary["step"]), summary["equal_steps"])]
     panels += [(f"at equal KL ({number(summary['kl'])} nats a token)", summary["equal_kl"])] if summary["kl"] else []
     height = sum(0.75 + 0.4 * len(arms) for _, arms in panels) + 0.4
@@ -116,9 +119,9 @@ def ablation(material: Material) -> Picture | None:
         draw_stems(axes, stems, summary["baseline"])
         axes.set_title(title, loc="left")
         every.append(_said(title, stems, summary["baseline"]))
-    axes.set_xlabel(labelled(summary["metric"], material.better))
+    axes.set_xlabel(labelled(summary["metric"], better))
     return Picture(
-        "ablation",
+        name,
         figure,
         f"{summary['metric']} of each arm, mean and 95 % interval over new prompts and new runs. The dashed line is "
         "the untuned model. At equal steps arms differ in how far they went as well as in how well; at equal KL each "

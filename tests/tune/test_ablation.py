@@ -17,8 +17,10 @@ from phasegpt.files import read_json
 from tests.mlflow_store import migrated
 from tests.ray_cluster import Cluster
 from tune.ablated import put_together
-from tune.ablation import Ablation, common_kl, compared, draw, last_shared_step, scores_at_kl
+from tune.ablation import Ablation, common_kl, compared, last_shared_step, scores_at_kl
 from tune.arms import Arm, parse_arms
+from tune.report_pictures_finals import ablation_picture
+from tune.report_svg import report_style, save_png
 from tune.request import Request, RequestError, new_request
 
 LAMBDA, BETA = "training.kto_lambda", "training.beta"
@@ -104,6 +106,11 @@ def test_arms_meet_at_the_last_step_of_all_and_at_the_kl_that_all_have_spent() -
     assert common_kl([[RUN, RUN], [short, RUN]], step=6) == pytest.approx((0.1 + 0.6) / 2)
 
 
+def draw(found: Ablation, folder: Path) -> None:
+    with report_style():
+        save_png([ablation_picture(found.as_dict(), "arms", found.better)], folder)
+
+
 def test_arms_that_share_no_step_meet_where_each_ended(toy_sets: list[str], tmp_path: Path) -> None:
     assert last_shared_step([RUN[:1], RUN[1:]]) is None
     found = put_together(arms_of(toy_sets, tmp_path), [0, 1], [[RUN[:1]], [RUN[1:]]], UNTUNED)
@@ -111,7 +118,7 @@ def test_arms_that_share_no_step_meet_where_each_ended(toy_sets: list[str], tmp_
     assert [arm.scores for arm in found.at_steps] == [[{"p0": 0.3, "p1": 0.3}], [{"p0": 0.7, "p1": 0.1}]]
     assert found.kl == 0.2
     assert found.as_dict()["step"] is None
-    draw(found, tmp_path / "arms.png")
+    draw(found, tmp_path)
 
 
 def test_without_the_control_there_are_no_gains_and_who_is_left_out_is_named(
@@ -174,7 +181,7 @@ def test_the_text_says_of_each_arm_whether_it_can_be_told_from_the_first(tmp_pat
     assert lines[2].endswith(": better")
     assert lines[3].endswith(": not distinguishable")
     assert "at equal KL (0.2 nats a token; 3 evaluations a run)" in lines[4]
-    draw(found, tmp_path / "arms.png")
+    draw(found, tmp_path)
     assert (tmp_path / "arms.png").read_bytes().startswith(b"\x89PNG")
 
 
