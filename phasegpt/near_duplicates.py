@@ -1,22 +1,26 @@
-"""Texts that share much of their wording: found by MinHash, confirmed by counting. Knows nothing of pairs or files.
+"""Texts that share much of their wording, found by counting the word 3-grams that they share. Knows nothing of pairs.
 
-MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-chapter 3) proposes, and the exact share of word 3-grams decides. Only a text that is like no earlier one is indexed, so
-a file of one template costs no more than any other. Memory: about 5 KB an indexed text.
+Exact: an index tells for each 3-gram which texts have it. Only a text that is like no earlier one is indexed, and only
+3-grams that two texts have, so that neither a file of one template nor a large one costs more than any other.
 """
 
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 NGRAM = 3
-PERMUTATIONS = 64
-PROPOSED_FROM = 0.4  # Jaccard; below ALIKE, since MinHash proposes what lies near its threshold only half the time
 ALIKE = 0.5
-LOOKED_AT = 20
+WORD_BITS = 21
+"""Two million different words have a number of their own; three of them make a code of 63 bits."""
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\d+(?:[.,]\d+)*")
 """A word or number in any script; of English text the words that the metrics read."""
+Codes = NDArray[np.int64]
+"""The n-grams of a text as numbers, each once."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +43,79 @@ class Likeness:
 
 def likenesses(texts: Iterable[Text]) -> Iterator[Likeness]:
     """Each text that is like an earlier one of another row, with the one it is most like, in order."""
-    from datasketch import MinHash, MinHashLSH
-
-    index = MinHashLSH(threshold=PROPOSED_FROM, num_perm=PERMUTATIONS)
-    kept: list[Text] = []
-    for text in texts:
-        grams = ngrams(text.text)
-        if not grams:
-            continue
-        sketch = MinHash(num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
-        sketch.update_batch([" ".join(gram).encode() for gram in grams])
-        proposed = [kept[number] for number in sorted(index.query(sketch)) if kept[number].line != text.line]
-        likes = (_compare(text, grams, earlier) for earlier in proposed[:LOOKED_AT])
-        found = max(likes, key=lambda like: like.share, default=None)
+    worded = [text for text in texts if _WORD.search(text.text)]
+    if not worded:
+        return
+    codes = _coded([text.text for text in worded])
+    index = _Index(_in_two_or_more(codes))
+    for text, own in zip(worded, codes, strict=True):
+        found = index.most_alike(text, own)
         if found is not None and found.share >= ALIKE:
             yield found
         else:
-            index.insert(len(kept), sketch)
-            kept.append(text)
+            index.add(text, own)
+
+
+class _Index:
+    """Which of the texts that were added have which of the n-grams `known`, in ascending order."""
+
+    def __init__(self, known: Codes) -> None:
+        self._known = known
+        self._having = [array("I") for _ in known]
+        self._texts: list[Text] = []
+        self._lines, self._sizes = array("q"), array("q")
+
+    def add(self, text: Text, codes: Codes) -> None:
+        """A text with its n-grams, for those to come."""
+        for place in self._places(codes):
+            self._having[place].append(len(self._texts))
+        self._texts.append(text)
+        self._lines.append(text.line)
+        self._sizes.append(len(codes))
+
+    def most_alike(self, text: Text, codes: Codes) -> Likeness | None:
+        """The first of those of other rows that share the largest part; None before there is a text."""
+        if not self._texts:
+            return None
+        having = [np.zeros(0, np.uint32), *(_view(self._having[place], np.uint32) for place in self._places(codes))]
+        shared = np.bincount(np.concatenate(having), minlength=len(self._texts))
+        shares = shared / np.minimum(_view(self._sizes, np.int64), len(codes))
+        shares[_view(self._lines, np.int64) == text.line] = 0.0
+        best = int(shares.argmax())
+        return Likeness(text, self._texts[best], float(shares[best]))
+
+    def _places(self, codes: Codes) -> list[int]:
+        """Where those of `codes` that are known stand."""
+        places = np.searchsorted(self._known, codes)
+        inside = places < len(self._known)
+        places, codes = places[inside], codes[inside]
+        found: list[int] = places[self._known[places] == codes].tolist()
+        return found
+
+
+def _view(values: "array[int]", kind: type[Any]) -> NDArray[Any]:
+    """The same memory as numbers of numpy; to be let go before the array grows."""
+    return np.frombuffer(values, kind)
+
+
+def _in_two_or_more(codes: Sequence[Codes]) -> Codes:
+    values, counts = np.unique(np.concatenate(codes), return_counts=True)
+    return values[counts > 1]
+
+
+def _coded(texts: Sequence[str]) -> list[Codes]:
+    numbers: dict[str, int] = {}
+
+    def code(gram: tuple[str, ...]) -> int:
+        whole = 0
+        for word in gram:
+            whole = whole << WORD_BITS | numbers.setdefault(word, len(numbers) + 1) % (1 << WORD_BITS)
+        return whole
+
+    return [np.array([code(gram) for gram in ngrams(text)], np.int64) for text in texts]
 
 
 def ngrams(text: str, length: int = NGRAM) -> set[tuple[str, ...]]:
     """The word n-grams of a text; a text of fewer words has one, itself, and one without words none."""
     words = tuple(_WORD.findall(text.replace("’", "'").lower()))
     return set(zip(*(words[start:] for start in range(length)), strict=False)) or ({words} if words else set())
-
-
-def _compare(text: Text, grams: set[tuple[str, ...]], earlier: Text) -> Likeness:
-    others = ngrams(earlier.text)
-    return Likeness(text, earlier, len(grams & others) / min(len(grams), len(others)))

@@ -220,6 +220,52 @@ def test_every_text_like_an_earlier_one_is_found_and_no_other() -> None:
     assert [(like.text.line, like.earlier.line) for like in likenesses(texts)] == [(100 + n, n) for n in range(30)]
 
 
+@pytest.mark.parametrize("share", [0.55, 0.9])
+@pytest.mark.parametrize("longer", [1, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_what_shares_more_than_half_of_the_shorter_text_is_always_found(seed: int, longer: int, share: float) -> None:
+    """Of 102 words and 100 3-grams the first ones stand in the other text, which is as long or three times as long."""
+    count = round(100 * share)
+    short = words((seed, "short"), 102).split()
+    long = [*short[: count + 2], *words((seed, "rest"), 102 * longer - count - 2).split()]
+    texts = [Text(1, "chosen", " ".join(long)), Text(2, "chosen", " ".join(short))]
+    for pair_of in (texts, texts[::-1]):
+        [like] = likenesses(pair_of)
+        assert like.share == pytest.approx(share, abs=0.03)
+
+
+def test_of_several_like_it_the_one_that_a_text_is_most_like_is_named() -> None:
+    body = words("body", 100).split()
+    more, most = [*body[:55], *words("tail", 45).split()], [*words("head", 10).split(), *body[10:]]
+    texts = [Text(line, "chosen", " ".join(text)) for line, text in enumerate((more, most, body))]
+    [like] = likenesses(texts)
+    assert (like.text.line, like.earlier.line) == (2, 1)
+
+
+def test_likeness_is_what_counting_by_hand_finds() -> None:
+    """Few words, so that texts share many 3-grams; each is held against all that are like no earlier one."""
+    for seed in range(20):
+        draw = random.Random(seed)  # noqa: S311 - words, not secrets
+        bodies = [" ".join(draw.choices("abcde", k=draw.randint(0, 12))) for _ in range(60)]
+        texts = [Text(number // 2, "chosen", body) for number, body in enumerate(bodies)]
+        first: list[Text] = []
+        expected = []
+        for text in filter(lambda text: ngrams(text.text), texts):
+            grams = ngrams(text.text)
+            shares = [
+                (len(grams & other) / min(len(grams), len(other)), -number)
+                for number, earlier in enumerate(first)
+                if earlier.line != text.line and (other := ngrams(earlier.text))
+            ]
+            share, number = max(shares, default=(0.0, 0))
+            if share >= 0.5:
+                expected.append((text, first[-number], share))
+            else:
+                first.append(text)
+        assert [(like.text, like.earlier, like.share) for like in likenesses(texts)] == expected
+        assert expected
+
+
 def test_texts_of_other_scripts_are_compared_by_their_own_words() -> None:
     texts = [
         "Река течёт мимо старого моста в 2024",
