@@ -169,7 +169,10 @@ def options() -> argparse.Namespace:
     p.add_argument("--batch", type=int, default=4, metavar="N", help="prompts asked at once (default: 4)")
     p.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N", help="that score the answers")
     p.add_argument("--limit", type=int, metavar="N", help="ask only the first N prompts")
-    return p.parse_args()
+    o = p.parse_args()
+    if o.out.suffix != ".jsonl":
+        p.error(f"--out {o.out}: expected a name in .jsonl; beside it a file in .json says how it was made")
+    return o
 
 
 def main() -> None:

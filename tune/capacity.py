@@ -18,6 +18,8 @@ Node = Mapping[str, float]
 PLACEMENTS = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 OPTIONS = ("gpus_per_worker", "cpus_per_worker", "min_workers", "accelerator_type", "placement")
 """What a command is told of resources, by the names of its options."""
+WAIT = 30.0
+"""How many minutes a search waits for the first nodes of a cluster that grows."""
 
 
 class ClusterError(RequestError):

@@ -118,7 +118,8 @@ def hindrance(side: Side, first: Side) -> str:
         return f"decides by another metric: {metric} ({side.better}), not {first.metric} ({first.better})"
     if metric in VERSIONED and side.of("scorer") != first.of("scorer"):
         return f"{metric} by another version of the scorer: {side.of('scorer')}, not {first.of('scorer')}"
-    if metric in DECLARED and DECLARED[metric].of == "pair" and (reason := _other_pairs(side, first)):
+    of_pairs = metric in DECLARED and DECLARED[metric].of == "pair"
+    if reason := _other_pairs(side, first) if of_pairs else _other_length(side, first):
         return reason
     ours, theirs = mean_by_prompt(side.scores), mean_by_prompt(first.scores)
     if not (ours and theirs):
@@ -137,6 +138,12 @@ def _other_pairs(side: Side, first: Side) -> str:
     if side.of("data") != first.of("data"):
         return f"other preference data: {side.metric} is measured on pairs that were held out of it"
     return ""
+
+
+def _other_length(side: Side, first: Side) -> str:
+    """Why a metric of answers says other things of the two: long ones score otherwise than short ones."""
+    ours, theirs = (each.request.config.evaluation.max_new_tokens for each in (side, first))
+    return "" if ours == theirs else f"answers of up to {ours} tokens, not {theirs}: {side.metric} depends on length"
 
 
 def _remark(side: Side, first: Side) -> str:

@@ -34,7 +34,8 @@ class Evidence:
     over the untuned model, `scorer` the version behind the scores: those of different versions are not compared.
     `finalists` is out of how many it was the best, on the very scores that judge it. `base_identity` tells the base
     model from another one under the same name; `untuned` and `own` are the metrics of the untuned model and of the
-    config's own values, `interval_vs_own` the gain over the latter. Versions from before these were kept have none.
+    config's own values, `interval_vs_own` the gain over the latter. `prompts` is {prompt id: its text}, `answer_tokens`
+    how long an answer may be, `data_hash` of the preference data. Versions from before these were kept have none.
     """
 
     base_model: str
@@ -52,14 +53,17 @@ class Evidence:
     untuned: Mapping[str, float] = field(default_factory=dict)
     own: Mapping[str, float] = field(default_factory=dict)
     interval_vs_own: Gain | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    answer_tokens: int = 0
+    data_hash: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate(Evidence):
     """The winner of a search, before the gate. `run_id` is its MLflow run, `adapter` a PEFT folder.
 
-    `dirty` says that the code differed from its commit, `prompts` is {prompt id: its text}, `data` {what: how many
-    rows}, `seconds` what its runs took together, `versions` the libraries that it was made with.
+    `dirty` says that the code differed from its commit, `data` is {what: how many rows}, `seconds` what its runs took
+    together, `versions` the libraries that it was made with.
     """
 
     track: str
@@ -68,11 +72,9 @@ class Candidate(Evidence):
     adapter: Path
     config: Mapping[str, Any]
     trial: str = ""
-    data_hash: str = ""
     config_hash: str = ""
     commit: str = ""
     dirty: bool = False
-    prompts: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -114,8 +116,9 @@ def model_name(track: str) -> str:
 def decide(candidate: Evidence, champion: Evidence | None) -> Decision:
     """Whether a candidate takes the seat: constraints first, then the lower bound of its gain.
 
-    A pure function. An empty seat is taken uncontested. The gain is paired by prompt, in the direction in which the
-    objective improves. Where the metric has changed since, stored answers are scored again, on both sides alike.
+    A pure function. An empty seat is taken uncontested. The gain is paired by prompt, those left out whose text is
+    another by now, in the direction in which the objective improves. Where the metric has changed since, stored answers
+    are scored again, on both sides alike.
     """
     if not candidate.constraints_met:
         return Decision(False, f"constraints not met: {'; '.join(candidate.constraints)}")
@@ -156,6 +159,23 @@ def _not_comparable(candidate: Evidence, champion: Evidence) -> str | None:
             f"{name} of another version ({candidate.scorer}) than the champion's ({champion.scorer}), and no stored "
             f"answers to score again; search anew, or seat it with --force"
         )
+    return _measured_otherwise(candidate, champion)
+
+
+def _measured_otherwise(candidate: Evidence, champion: Evidence) -> str | None:
+    """As far as both sides say how they were measured."""
+    name = candidate.objective
+    if name in DECLARED and DECLARED[name].of == "pair":
+        known = candidate.data_hash and champion.data_hash
+        if known and candidate.data_hash != champion.data_hash:
+            return f"{name} is measured on pairs held out of other preference data than the champion's"
+        return None
+    ours, theirs = candidate.answer_tokens, champion.answer_tokens
+    if ours and theirs and ours != theirs:
+        return (
+            f"answers of up to {ours} tokens, the champion's of up to {theirs}; search anew with "
+            f"--set evaluation.max_new_tokens={theirs}, or seat it with --force"
+        )
     return None
 
 
@@ -169,7 +189,11 @@ def _same_base(candidate: Evidence, champion: Evidence) -> bool:
 def _gain(candidate: Evidence, champion: Evidence) -> Gain:
     name = candidate.objective
     better = candidate.better or DECLARED[name].better
-    ours, theirs = runs_of(candidate, name), runs_of(champion, name)
+    rewritten = {p for p, text in candidate.prompts.items() if champion.prompts.get(p, text) != text}
+    ours, theirs = (
+        [{p: score for p, score in run.items() if p not in rewritten} for run in runs_of(evidence, name)]
+        for evidence in (candidate, champion)
+    )
     return paired_gain(ours, theirs, better, candidate.finalists)
 
 

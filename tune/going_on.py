@@ -6,7 +6,7 @@ import sys
 
 from phasegpt.credentials import without_credentials
 from phasegpt.files import DamagedError, read_json, remove_stages
-from tune.capacity import chosen
+from tune.capacity import WAIT, chosen
 from tune.request import Request
 
 
@@ -23,6 +23,7 @@ def resume_arguments(track: str, name: str, options: argparse.Namespace) -> list
     for place in ("storage", "tracking_uri", "address"):
         value = getattr(options, place)
         words += [] if value is None else [f"--{place.replace('_', '-')}", without_credentials(str(value))]
+    words += [] if options.wait_minutes == WAIT else ["--wait-minutes", f"{options.wait_minutes:g}"]
     return words + chosen(options) + (["--json"] if options.json else [])
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from phasegpt.config_io import TRACKS
 from phasegpt.interrupts import run, terminable
-from tune.capacity import Ask, add_options, shared_by
+from tune.capacity import WAIT, Ask, add_options, shared_by
 
 if TYPE_CHECKING:
     from tune.drive import Trainable
@@ -110,9 +110,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--wait-minutes",
         type=_minutes,
-        default=30.0,
+        default=WAIT,
         metavar="M",
-        help="how long to wait for the first node of a cluster that grows (default: 30)",
+        help=f"how long to wait for the first node of a cluster that grows (default: {WAIT:g})",
     )
     p.add_argument("--plan", action="store_true", help="print what would run and start nothing")
     p.add_argument("--measure", action="store_true", help="with --plan: measure this machine first (up to a minute)")

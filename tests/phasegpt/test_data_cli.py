@@ -1,12 +1,15 @@
 """`python -m phasegpt data`: exit status, what scripts read, and how quick a mistake is answered."""
 
+import hashlib
 import json
 import os
 import resource
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,4 +142,53 @@ def test_answers_of_which_none_can_be_coupled_leave_no_file_behind(
     own = runpy.run_path(str(ROOT / "data" / "make_own_pairs.py"))
     with pytest.raises(SystemExit, match=r"no two answers .* nothing was written; draw more .* --samples 1"):
         own["main"]()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def own_pairs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """make_own_pairs.py with its arguments, and without a model: an answer is good or bad by its number."""
+
+    def made(*words: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["make_own_pairs.py", *words])
+        own = runpy.run_path(str(ROOT / "data" / "make_own_pairs.py"))
+        asked: list[str] = []
+
+        def drawn(_: Any, prompts: Sequence[str]) -> list[list[str]]:
+            asked.extend(prompts)
+            return [[f"{word} answer to {prompt}" for word in ("Good", "Bad")] for prompt in prompts]
+
+        names = own["main"].__globals__
+        names["drawn_answers"] = drawn
+        names["scored"] = lambda texts, _: {text: 0.9 if text.startswith("Good") else 0.1 for text in texts}
+        return {**own, "asked": asked}
+
+    return made
+
+
+def test_own_pairs_are_made_of_all_prompts_but_those_held_out(
+    own_pairs: Callable[..., dict[str, Any]], toy_pairs_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "own.jsonl"
+    own = own_pairs("--pairs", str(toy_pairs_file), "--out", str(out))
+    own["main"]()
+    rows = [json.loads(line) for line in toy_pairs_file.read_text().splitlines()]
+    assert {row["domain"] for row in rows} > {"artistic"}
+    assert own["asked"] == [row["prompt"] for row in rows if row["domain"] != "artistic"]
+    made = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["prompt"], row["chosen"][:4], row["rejected"][:3]) for row in made] == [
+        (prompt, "Good", "Bad") for prompt in own["asked"]
+    ]
+    said = json.loads(out.with_suffix(".json").read_text())
+    assert (said["rows"], said["prompts_of"], said["samples"]) == (len(made), toy_pairs_file.name, 16)
+    assert said["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert said["mean"]["score_chosen"] == pytest.approx(0.9)
+
+
+def test_own_pairs_are_not_written_over_by_how_they_were_made(
+    own_pairs: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        own_pairs("--out", str(tmp_path / "own.json"))["main"]()
+    assert "expected a name in .jsonl" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

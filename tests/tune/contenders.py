@@ -40,13 +40,20 @@ def candidate(run_id: str, base_model: str, adapter: Path, values: Mapping[str, 
         "experiment": {"seed": 42, "device": "cpu"},
     }
     return Candidate(
-        **vars(evidence(values, base_model=base_model, base_identity=model_fingerprint(Path(base_model)))),
+        **vars(
+            evidence(
+                values,
+                base_model=base_model,
+                base_identity=model_fingerprint(Path(base_model)),
+                data_hash="d4ta",
+                answer_tokens=24,
+            )
+        ),
         track=track,
         search="first",
         run_id=run_id,
         adapter=adapter,
         config=config,
         trial="trial-003",
-        data_hash="d4ta",
         commit="c0ffee",
     )

@@ -140,6 +140,8 @@ def answered(
         ("spiral_score", [], {"hashes": {"data": "e"}}, ""),
         ("spiral_score", [], {"hashes": {"scorer": "1.1"}}, "another version of the scorer: 1.1, not 1.2"),
         ("spiral_score", [], {"prompts": "Say."}, "other prompts: 0 that both have"),
+        ("spiral_score", ["evaluation.max_new_tokens=5"], {}, "answers of up to 5 tokens, not"),
+        ("eval_loss", ["evaluation.max_new_tokens=5"], {}, ""),
         ("eval_loss", [], {"hashes": {"scorer": "1.1"}}, ""),
         ("eval_loss", [], {"hashes": {"data": "e"}}, "other preference data"),
         ("eval_loss", ["model.base_model=elsewhere"], {}, "another base model than"),

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from phasegpt.files import write_json
+from phasegpt.metrics.spiral import spiral_score
+from phasegpt.statistics import paired_gain
 from tests.tune.conftest import ToyRequest
 from tune.conclude import conclude, final_results, summary
+from tune.finalists import prompt_scores
 from tune.jobs import from_config
 from tune.request import Request
 from tune.searcher import FINISHED_KEY, JobSearcher
@@ -98,6 +101,52 @@ def test_the_winner_is_decided_by_the_finals_and_compared_with_the_own_values(pl
     )
     assert found.run_name == "final-001-seed-1042"
     assert found.adapter == Path("/somewhere/toy/final-001-seed-1042/adapter_model")
+
+
+def test_the_gains_of_all_finalists_hold_together_and_each_has_its_own_chance(toy_request: ToyRequest) -> None:
+    """Pairs shift by other amounts in each finalist, so that an interval has a width to reckon with."""
+    sets = ("search.constraints={kl_divergence: '<= 2.0'}", "search.finalists={count: 3, seeds: 2}")
+    played = Played(toy_request(*sets)).baselines().trials().finals({0: 0.62, 1: 0.50, 2: 0.60})
+    for job in played.searcher.final_jobs():
+        found = dict(played.searcher.read(job.name))
+        shifts = [0.01 * (job.number + 1) * shift for shift in (1, -2, 2)]
+        rows = [{**row, "eval_loss": row["eval_loss"] + s} for row, s in zip(found["pairs"], shifts, strict=True)]
+        played.write({**found, "pairs": rows})
+    concluded = conclude(played.request, played.searcher)
+    assert concluded is not None
+    best, own = concluded.winner, next(f for f in concluded.finalists if f.number == 0)
+    untuned = [prompt_scores(concluded.baseline, "eval_loss")]
+    assert [f.number for f in concluded.finalists] == [1, 0, 2]
+    assert best.gain == paired_gain(best.scores, own.scores, "min", 2) != paired_gain(best.scores, own.scores, "min")
+    assert best.over_baseline == paired_gain(best.scores, untuned, "min", 3)
+    assert own.over_baseline == paired_gain(own.scores, untuned, "min", 3) != paired_gain(own.scores, untuned, "min")
+    assert best.p_best is not None
+    assert best.p_best > 0.9
+    assert all((f.p_best or 0) < 0.1 for f in concluded.finalists if f is not best)
+
+
+def spoken(name: str, text: str, seed: int = 42) -> dict[str, Any]:
+    """A result whose answers an older scorer gave 9.0."""
+    rows = [{"id": f"p{n}", "answer": text, "spiral_score": 9.0} for n in range(3)]
+    metrics = {"spiral_score": 9.0, "kl_divergence": 0.1}
+    return {**result(name, 0.5, seed), "metrics": metrics, "answers": rows, "hashes": {"scorer": "spiral 0.1"}}
+
+
+def test_answers_that_an_older_scorer_judged_are_scored_again_before_they_decide(toy_request: ToyRequest) -> None:
+    played = Played(toy_request("search.objectives={spiral_score: max}", "search.constraints={}", "search.trials=1"))
+    plain, moving = "Walking is good. It is healthy.", "Leave it alone, and yet it dies; so we tend what we would free."
+    for half in ("search", "final"):
+        played._run(spoken(f"toy/baseline-{half}", plain))
+    played._run(spoken("toy/trial-000", moving))
+    for job in list(played.searcher.final_jobs()):
+        played._run(spoken(f"toy/{job.name}", moving, job.values["experiment.seed"]))
+    found = conclude(played.request, played.searcher)
+    assert found is not None
+    assert found.baseline["metrics"]["spiral_score"] == pytest.approx(spiral_score(plain))
+    assert found.winner.metrics["spiral_score"] == pytest.approx(spiral_score(moving))
+    assert found.winner.scores == [dict.fromkeys(("p0", "p1", "p2"), spiral_score(moving))] * 2
+    assert found.winner.over_baseline is not None
+    assert found.winner.over_baseline.mean == pytest.approx(spiral_score(moving) - spiral_score(plain))
 
 
 def test_the_best_of_the_search_may_lose_the_finals(played: Played) -> None:

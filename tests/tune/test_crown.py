@@ -1,12 +1,18 @@
 """From a winner to the seat on a real registry: also by a process that recorded nothing, and past a failing MLflow."""
 
+import json
 import logging
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from phasegpt.base_model import base_identity
+from phasegpt.config import Config
+from phasegpt.config_io import Tree
 from phasegpt.metrics.text import scorer
 from phasegpt.mlflow_client import open_client
 from phasegpt.statistics import paired_gain
@@ -19,6 +25,7 @@ from tune.conclude import Conclusion
 from tune.crown import crown
 from tune.delivery import artifact_location
 from tune.finalists import Finalist
+from tune.gate import Candidate
 from tune.request import Request
 from tune.spool import SPOOL
 from tune.tracking import Tracker
@@ -58,8 +65,9 @@ def crowned(request_: Request, toy_model_dir: Path, tmp_path: Path) -> Callable[
     return run
 
 
-def final(request: Request, seed: int) -> dict[str, Any]:
-    rows = [{"id": f"p{n}", "prompt": "Why?", "answer": "So.", "spiral_score": 0.4 + n / 20} for n in range(6)]
+def final(request: Request, seed: int, more: float = 0.0) -> dict[str, Any]:
+    scores = [0.4 + n / 20 + more for n in range(6)]
+    rows = [{"id": f"p{n}", "prompt": "Why?", "answer": "So.", "spiral_score": s} for n, s in enumerate(scores)]
     config = request.config.dump()
     return {
         "name": f"toy/final-001-seed-{seed}",
@@ -130,6 +138,54 @@ def test_a_registration_that_fails_once_is_tried_again(
     monkeypatch.setattr(registry, "promote", promote)
     assert crowned(uri)["promoted"]
     assert len(tried) == 2
+
+
+def test_the_gate_is_shown_all_that_the_finals_came_to(
+    request_: Request, toy_model_dir: Path, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded(uri, tmp_path)
+    request = replace(request_, config=bounded(request_.config, "<= 30", "<= 1"))
+    finals = [final(request, 1042), final(request, 1043, 0.1)]
+    made = conclusion(finals, toy_adapter(toy_model_dir, tmp_path / "adapter"))
+    broken = {"perplexity": 0.5, "kl_divergence": math.inf}
+    best = replace(made.winner, violations=broken, metrics={"spiral_score": 0.575, "perplexity": 30.5})
+    own = replace(best, number=0, metrics={"spiral_score": 0.3})
+    best = replace(best, gain=made.winner.over_baseline)
+    shown: list[Candidate] = []
+    real = registry.promote
+
+    def promote(client: Any, candidate: Candidate) -> Any:
+        shown.append(candidate)
+        return real(client, candidate)
+
+    monkeypatch.setattr(registry, "promote", promote)
+    tracker = Tracker(uri, "phasegpt-v14", tmp_path / "second" / SPOOL)
+    try:
+        found = crown(request, replace(made, winner=best, finalists=(best, own)), tracker, uri, finals)
+    finally:
+        tracker.close(5)
+    [candidate] = shown
+    assert not found["promoted"]
+    assert (
+        "constraints not met: perplexity <= 30.0: broken at 30.5; kl_divergence <= 1.0: broken at no" in found["reason"]
+    )
+    assert not candidate.constraints_met
+    assert candidate.scores == {"spiral_score": {f"p{n}": [0.4 + n / 20, 0.5 + n / 20] for n in range(6)}}
+    assert candidate.answers == {f"p{n}": ["So.", "So."] for n in range(6)}
+    assert candidate.prompts == {f"p{n}": "Why?" for n in range(6)}
+    assert (candidate.objective, candidate.better, candidate.finalists) == ("spiral_score", "max", 2)
+    assert candidate.answer_tokens == request.config.evaluation.max_new_tokens
+    assert candidate.base_identity == base_identity(request.config.model.base_model, "f1nger")
+    assert (candidate.scorer, candidate.data_hash, candidate.seconds) == (scorer(), "d4ta", 5.0)
+    assert (candidate.own, candidate.untuned) == (own.metrics, made.baseline["metrics"])
+    assert (candidate.interval_vs_reference, candidate.interval_vs_own) == (best.over_baseline, best.gain)
+
+
+def bounded(config: Config, perplexity: str, kl: str) -> Config:
+    """The config of a search with these constraints."""
+    tree = Tree("test", config.dump(), {})
+    limits = {"perplexity": perplexity, "kl_divergence": kl}
+    return tree.with_override(f"search.constraints={json.dumps(limits)}").typed()
 
 
 def test_a_champion_that_this_version_cannot_read_costs_the_search_nothing_but_the_seat(

@@ -20,6 +20,7 @@ from tune.finalists import (
     verdict,
     violations,
     winner,
+    with_p_best,
 )
 
 BETA = "training.beta"
@@ -96,6 +97,41 @@ def test_the_own_values_are_always_a_finalist() -> None:
 def test_no_more_finals_than_were_announced(count: int, trials: int) -> None:
     field = [candidate(number, number / 10) for number in range(trials)]
     assert len(choose(search(count), field)) * 2 == most_finals(search(count), trials)
+
+
+def test_intervals_reckon_with_how_many_were_judged() -> None:
+    seeds = [result({"p1": 0.6, "p2": 0.9, "p3": 0.5}), result({"p1": 0.4, "p2": 0.5, "p3": 0.6})]
+
+    def judged(challengers: int, finalists: int) -> Finalist:
+        return judge(search(), candidate(3, 0.9), [1042, 1043], seeds, OWN, BASELINE, challengers, finalists)
+
+    def widths(finalist: Finalist) -> tuple[float, float]:
+        assert finalist.gain is not None
+        assert finalist.over_baseline is not None
+        return finalist.gain.high - finalist.gain.low, finalist.over_baseline.high - finalist.over_baseline.low
+
+    (alone, over), (of_two, same), (still, of_three) = map(widths, (judged(1, 1), judged(2, 1), judged(1, 3)))
+    assert of_two > alone == still
+    assert of_three > over == same
+
+
+def test_finalists_that_share_one_prompt_alone_have_no_probability_of_being_best() -> None:
+    def finalist(number: int, scores: Mapping[str, float]) -> Finalist:
+        return judge(search(), candidate(number, 0.9), [1042], [result(scores)], None, BASELINE)
+
+    left, right = {"p1": 0.6, "p2": 0.7}, {"p2": 0.5, "p3": 0.6}
+    found = with_p_best(search(), [finalist(1, left), finalist(2, right)])
+    assert [each.p_best for each in found] == [None, None]
+    first, second = with_p_best(search(), [finalist(1, left), finalist(2, {"p1": 0.1, "p2": 0.2})])
+    assert first.p_best is not None
+    assert second.p_best is not None
+    assert first.p_best > 0.9 > second.p_best
+
+
+def test_a_mean_is_of_what_every_seed_measured() -> None:
+    seeds = [result({"p1": 0.6, "p2": 0.7}, subtlety=0.5), result({"p1": 0.4, "p2": 0.5})]
+    judged = judge(search(), candidate(3, 0.9), [1042, 1043], seeds, None, BASELINE)
+    assert judged.metrics.keys() == {"spiral_score", "perplexity", "kl_divergence"}
 
 
 def test_scores_are_taken_from_answers_and_from_pairs() -> None:

@@ -73,6 +73,58 @@ def test_what_cannot_be_compared_leaves_the_champion(change: Mapping[str, Any], 
     assert re.search(reason, decision.reason)
 
 
+def test_the_base_model_is_told_by_what_it_is_where_both_sides_say_it() -> None:
+    ours, theirs = evidence(HIGH, base_identity="x"), evidence(LOW, base_identity="y")
+    assert decide(ours, theirs).reason.startswith("another base model")
+    assert decide(ours, replace(theirs, base_identity="x", base_model="the same in another folder")).promote
+    assert decide(ours, replace(theirs, base_identity="")).promote
+
+
+def test_answers_of_another_length_are_not_compared_and_matter_to_no_metric_of_pairs() -> None:
+    ours, theirs = evidence(HIGH, answer_tokens=128), evidence(LOW, answer_tokens=64)
+    decision = decide(ours, theirs)
+    assert not decision.promote
+    assert "up to 128 tokens, the champion's of up to 64; search anew with --set evaluation.max_new" in decision.reason
+    assert decide(ours, replace(theirs, answer_tokens=0)).promote
+    better, loser = evidence(LOW, "eval_loss", answer_tokens=128), evidence(HIGH, "eval_loss", answer_tokens=64)
+    assert decide(better, loser).promote
+
+
+def test_pairs_of_other_data_are_not_compared_and_matter_to_no_metric_of_answers() -> None:
+    better, loser = evidence(LOW, "eval_loss", data_hash="x"), evidence(HIGH, "eval_loss", data_hash="y")
+    assert "held out of other preference data" in decide(better, loser).reason
+    assert decide(better, replace(loser, data_hash="")).promote
+    assert decide(evidence(HIGH, data_hash="x"), evidence(LOW, data_hash="y")).promote
+
+
+def test_a_prompt_that_was_rewritten_under_its_old_id_is_left_out() -> None:
+    asked = {prompt: f"What of {prompt}?" for prompt in HIGH}
+    ours = evidence(HIGH, prompts={**asked, "p0": "Another?"})
+    interval = decide(ours, evidence(LOW, prompts=asked)).interval
+    assert interval is not None
+    assert interval.n == len(HIGH) - 1
+    others = decide(ours, evidence(LOW, prompts={prompt: f"{text}!" for prompt, text in asked.items()}))
+    assert "cannot be compared with the champion's" in others.reason
+
+
+def test_scores_that_a_seed_lacks_are_left_out_of_its_run() -> None:
+    """Seeds split anew, so that a held-out pair may be another seed's training pair."""
+    scores = {"a": [0.5, None], "b": [None, 0.6], "c": [0.4, 0.5]}
+    interval = decide(evidence(LOW, scores={"spiral_score": scores}), evidence(LOW, scores={"spiral_score": scores}))
+    assert interval.interval is not None
+    assert (interval.interval.n, interval.interval.mean) == (3, 0.0)
+
+
+def test_the_best_of_several_finalists_has_to_show_more() -> None:
+    gains = dict(zip(LOW, (0.02, 0.3, 0.1, 0.3, 0.05, 0.2), strict=True))
+    ours = {prompt: value + gains[prompt] for prompt, value in LOW.items()}
+    alone, of_three = (decide(evidence(ours, finalists=count), evidence(LOW)).interval for count in (1, 3))
+    assert alone is not None
+    assert of_three is not None
+    assert of_three.low < alone.low
+    assert of_three.high > alone.high
+
+
 FLAT = "Walking is the best exercise there is. It strengthens the heart and costs nothing. Everyone should take it up."
 MOVING = (
     "A garden ought to be left alone, since whatever grows there wants to grow there. But leave it alone for three "

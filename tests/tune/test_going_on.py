@@ -64,6 +64,17 @@ def test_a_search_that_stops_says_how_it_goes_on(toy_request: ToyRequest, capsys
     assert err.splitlines()[3] == "  python -m tune.search --track all --resume all-1"
 
 
+def test_it_says_all_that_the_search_was_told_of_its_surroundings_and_no_password(
+    toy_request: ToyRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--cpus-per-worker", "2.0", "--placement", "SPREAD", "--address", "auto", "--wait-minutes", "5"]
+    say_how_to_go_on(toy_request(), options(*words, "--tracking-uri", "http://me:hush@m:5000"), None)
+    err = capsys.readouterr().err
+    assert set(words) <= set(err.split())
+    assert "@m:5000" in err or "//m:5000" in err
+    assert "hush" not in err
+
+
 def test_a_damaged_request_is_one_line(toy_request: ToyRequest, capsys: pytest.CaptureFixture[str]) -> None:
     from tune.search import main
 

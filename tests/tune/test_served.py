@@ -57,7 +57,7 @@ def test_evidence_comes_back_from_its_file_as_it_was(winner: Candidate) -> None:
     assert (back.interval_vs_own, back.untuned, back.own) == (UNTUNED, told.untuned, told.own)
     assert evidence_json(back) == stored
     assert evidence_json(Evidence(**evidence_fields({**stored, "added_later": 1}))) == stored
-    for added_since in ("base_identity", "untuned", "own", "interval_vs_own"):
+    for added_since in ("base_identity", "untuned", "own", "interval_vs_own", "prompts", "answer_tokens", "data_hash"):
         del stored[added_since]
     assert Evidence(**evidence_fields(stored)).interval_vs_own is None
 
