@@ -1,14 +1,16 @@
 """The baseline of a search: the reference or a checkpoint, and one measurement for all that depend on the same."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from phasegpt import baseline
 from phasegpt.base_model import ModelError
-from phasegpt.baseline import measure
-from phasegpt.config import Config
+from phasegpt.baseline import depends_on, measure
+from phasegpt.config import Config, stages
 from phasegpt.config_io import load_config, track_config
 from phasegpt.evaluate import Evaluation
 from phasegpt.parts import RunError, Workbench
@@ -98,3 +100,55 @@ def test_tracks_with_one_base_model_share_one_measurement_and_others_have_their_
     measured(config_of(toy_sets, "evaluation.max_new_tokens=7"), tmp_path, bench)
     measured(config_of(toy_sets, "experiment.seed=7"), tmp_path, bench)
     assert made == ["final", "search", "final", "final"]
+
+
+def test_whatever_changes_the_numbers_of_a_baseline_makes_another_measurement(
+    trained: Trained, toy_sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files and adapters the content, under the same name."""
+    given = dict(text.split("=", 1) for text in toy_sets)
+    files = ("training.preference_dataset", "evaluation.prompts", "evaluation.fluency_text")
+    copies = {key: Path(shutil.copy(given[key], tmp_path / key)) for key in files}
+    base = Path(shutil.copytree(given["model.base_model"], tmp_path / "base"))
+    adapter = Path(shutil.copytree(trained.paths.adapter, tmp_path / "adapter"))
+    for file in adapter.glob("*.json"):
+        file.write_text(file.read_text().replace(given["model.base_model"], str(base)))
+    named = [f"model.base_model={base}", *(f"{key}={copy}" for key, copy in copies.items())]
+    referred = [f"training.reference_model={adapter}"]
+    seen: list[str] = []
+
+    def key(*sets: str, half: str = "final") -> str:
+        last = stages(config_of(toy_sets, *named, *sets))[-1]
+        return repr(depends_on(last, run_paths(tmp_path, "b", "s/baseline"), half, Workbench()))
+
+    def other(*sets: str, half: str = "final") -> None:
+        seen.append(key(*sets, half=half))
+
+    other()
+    assert key("training.learning_rate=1e-5", "search.trials=7") == seen[0]
+    other(half="search")
+    for changed in ("training.beta=0.3", "training.max_length=200", "evaluation.max_new_tokens=7", "experiment.seed=7"):
+        other(changed)
+    other("data.val_split=0.3", "data.train_split=0.7")
+    other("training.method=kto_unpaired", "training.batch_size=4", "search.parameters={}")
+    other(*referred)
+    other(f"evaluation.baseline_checkpoint={adapter}")
+    shift(adapter / "adapter_model.safetensors")
+    other(*referred)
+    for copy in copies.values():
+        copy.write_text(copy.read_text().replace("e", "a", 1))
+        other()
+    shift(base / "model.safetensors")
+    other()
+    monkeypatch.setattr(baseline, "scorer", lambda: "spiral 9")
+    other()
+    monkeypatch.setattr(baseline, "versions", lambda: {"torch": "9"})
+    other()
+    assert len(set(seen)) == len(seen)
+
+
+def shift(file: Path) -> None:
+    """Another number in a file of weights."""
+    weights = load_file(file)
+    first = next(iter(weights))
+    save_file({**weights, first: weights[first] + 1}, file, metadata={"format": "pt"})

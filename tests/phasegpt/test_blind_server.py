@@ -4,6 +4,7 @@ import http.client
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -95,6 +96,10 @@ def test_before_the_reveal_no_answer_tells_the_sides_apart(served: Served) -> No
     for n, choice in enumerate((*CHOICES, "b"), 1):
         pages += [served.post("vote", f"pair={n}&choice={choice}"), served.get(), served.get(f"pair/{n}")]
     pages += [served.post("undo"), served.get("overview"), served.post("vote", "pair=a&choice=a")]
+    assert [page.status for page in pages[:8]] == [200, 200, 200, 200, 404, 200, 200, 404]
+    first = served.votes.ballot.pairs[0]
+    assert escape(first.a) in pages[2].text
+    assert escape(first.b) in pages[2].text
     for page in pages:
         everything = page.text + str(page.headers)
         assert [secret for secret in (*SECRETS, "votes.jsonl") if secret in everything] == []

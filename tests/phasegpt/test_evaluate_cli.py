@@ -181,6 +181,7 @@ def test_stored_answers_are_scored_by_the_present_metrics(
 ) -> None:
     monkeypatch.setattr("phasegpt.stored.TEXT_METRICS", dict.fromkeys(("spiral_score", "subtlety"), len))
     found = said_by(capsys, "compare", one.folder, two.folder)
+    assert found["prompts"]
     for row in found["prompts"]:
         assert row["scores"]["spiral_score"] == [len(row["a"]), len(row["b"])]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from phasegpt import shared_store
 from phasegpt.answers import answers_of, couples_of
@@ -391,6 +392,18 @@ def test_the_entries_that_were_not_opened_for_longest_make_room_and_stay_readabl
     assert entries(tmp_path) == sorted([opened[5].folder.name, third.folder.name])
     assert opened[4].batch([pairs[0].id], with_hidden=True)["reference_hidden"].abs().sum() > 0
     assert prepare(store, policy, pairs[:4], LENGTHS).folder == opened[4].folder  # this process has it open
+
+
+def test_no_entry_goes_that_another_process_holds_or_that_this_one_has_open(
+    policy: Policy, pairs: tuple[Pair, ...], tmp_path: Path
+) -> None:
+    held, free = (prepared(tmp_path, policy, pairs[:size]).folder for size in (4, 5))
+    with FileLock(f"{held}.lock"):
+        own = prepare(SharedStore(tmp_path, 1e-9), policy, pairs, LENGTHS).folder
+        assert entries(tmp_path) == sorted([held.name, own.name])
+    assert not free.exists()
+    prepare(SharedStore(tmp_path, 1e-9), policy, pairs, LENGTHS)
+    assert entries(tmp_path) == [own.name]
 
 
 def test_a_warm_process_opens_and_checks_an_entry_once(

@@ -293,6 +293,8 @@ def test_a_run_is_compared_as_it_is_and_several_runs_as_their_recipe() -> None:
     assert gain.mean == pytest.approx(0.2)
     assert (gain.low, gain.high) == pytest.approx((0.2 - 12.7062 * 0.1, 0.2 + 12.7062 * 0.1), abs=1e-4)
     assert paired_interval(higher[:1], one).low == pytest.approx(0.1)
+    assert paired_interval(higher[:1], one).p_positive == 1.0
+    assert 0.5 < gain.p_positive < 0.99  # another run may fall below by what two of them differ by
     assert runs_interval(one) == mean_interval(list(one[0].values()))
 
 

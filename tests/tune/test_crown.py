@@ -170,7 +170,7 @@ def test_the_gate_is_shown_all_that_the_finals_came_to(
         "constraints not met: perplexity <= 30.0: broken at 30.5; kl_divergence <= 1.0: broken at no" in found["reason"]
     )
     assert not candidate.constraints_met
-    assert candidate.scores == {"spiral_score": {f"p{n}": [0.4 + n / 20, 0.5 + n / 20] for n in range(6)}}
+    assert candidate.scores == {"spiral_score": {f"p{n}": [0.4 + n / 20, 0.4 + n / 20 + 0.1] for n in range(6)}}
     assert candidate.answers == {f"p{n}": ["So.", "So."] for n in range(6)}
     assert candidate.prompts == {f"p{n}": "Why?" for n in range(6)}
     assert (candidate.objective, candidate.better, candidate.finalists) == ("spiral_score", "max", 2)

@@ -333,3 +333,4 @@ def test_over_a_random_history_with_crashes_no_job_ever_misses_what_it_goes_on_f
         assert [folder for folder in driver.parents() if last_adapter(folder) is None] == []
         half = (path for path in driver.places.checkpoints.glob(f"*/{ADAPTER}") if not any(path.iterdir()))
         assert list(half) == []
+    assert kills[0] > 0
