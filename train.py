@@ -104,7 +104,8 @@ def _main(options: argparse.Namespace) -> int:
     from phasegpt.base_model import resolve_base
     from phasegpt.config_io import load_tree, project_root
     from phasegpt.object_store import is_address
-    from tune.request import RequestError, check_data, choose_profile, has_gpu, is_own_file, storage_folder
+    from tune.machine import has_gpu
+    from tune.request import RequestError, check_data, choose_profile, is_own_file, storage_folder
     from tune.wandb_sink import require_wandb
 
     if is_address(options.storage or ""):

@@ -176,5 +176,5 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Four significant digits, with the sign that a difference has."""
+    """Three significant digits, with the sign that a difference has."""
     return f"{value:+.3g}"

@@ -3,7 +3,6 @@
 Knows nothing of file formats, tokens or models. Every problem of a file is reported at once, each with its line.
 """
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -13,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from phasegpt.files import text_sha256
 from phasegpt.findings import Finding, of, shown, warning
 from phasegpt.readers import Row, read_rows
 
@@ -233,7 +233,7 @@ class _Row:
 
     def identity(self, *texts: str) -> str:
         """The row's id, or a hash of its texts; "" where it can have neither. The hash is kept as its content."""
-        self.content = _digest(*texts) if all(texts) else ""
+        self.content = text_sha256(*texts) if all(texts) else ""
         if self.values.get("id") is not None:
             return self.text("id")
         return self.content[:12]
@@ -292,14 +292,10 @@ class _Repeats:
             row.note("duplicate_id", f"id {shown(identity)} is already used in line {owner}")
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-
-
 def pairs_hash(pairs: Iterable[Pair | UnpairedRow]) -> str:
     """sha256 of the texts and labels of `pairs` in any order: what a run was trained on, whatever the file's layout."""
-    digests = sorted(_digest(*(str(getattr(p, f.name)) for f in fields(p) if f.name != "line")) for p in pairs)
-    return _digest(*digests)
+    digests = sorted(text_sha256(*(str(getattr(p, f.name)) for f in fields(p) if f.name != "line")) for p in pairs)
+    return text_sha256(*digests)
 
 
 def split_pairs(
@@ -340,7 +336,9 @@ def _split(
     order = sorted(rows, key=lambda row: (row.prompt, row.id))
     rest = [row for row in order if row.prompt not in kept_apart]
     first_of_prompt = {row.prompt: row for row in reversed(rest)}
-    prompts = sorted(first_of_prompt, key=lambda p: (_stratum(first_of_prompt[p], stratify_by), _digest(str(seed), p)))
+    prompts = sorted(
+        first_of_prompt, key=lambda p: (_stratum(first_of_prompt[p], stratify_by), text_sha256(str(seed), p))
+    )
     val_prompts = set(_every_nth(prompts, val_split, seed))
     return (
         tuple(row for row in rest if row.prompt not in val_prompts),
@@ -355,6 +353,6 @@ def _stratum(row: Pair | UnpairedRow, stratify_by: Sequence[str]) -> tuple[str, 
 
 def _every_nth(prompts: Sequence[str], share: float, seed: int) -> list[str]:
     """Systematic sampling: prompt i is taken when the running sum i·share passes a whole number."""
-    offset = int(_digest(str(seed), "offset")[:8], 16) / 2**32
+    offset = int(text_sha256(str(seed), "offset")[:8], 16) / 2**32
     marks = [math.floor(index * share + offset) for index in range(len(prompts) + 1)]
     return [prompt for prompt, before, after in zip(prompts, marks, marks[1:], strict=False) if after > before]

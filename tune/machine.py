@@ -8,10 +8,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune.request import has_gpu
-
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MEMORY = Path("/proc/meminfo")
+
+
+def has_gpu() -> bool:
+    """Whether this machine shows a GPU, without asking torch."""
+    return shutil.which("nvidia-smi") is not None and Path("/dev/nvidiactl").exists()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ Parsed before torch or ray is imported, so that a mistake is answered in under a
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,14 @@ from phasegpt.config_sections import is_text
 from phasegpt.data_checks import Rules
 from phasegpt.data_report import Report, check_file
 from phasegpt.files import read_json, write_text
+from phasegpt.key_paths import get, split
 from phasegpt.mirror import address_of, mirror_folder, mirror_of
 from phasegpt.object_store import StorageError, is_address
 from phasegpt.pairs import HALVES, PairsError, read_prompts
 from phasegpt.runs import run_paths
 from tune.arms import Arm, parse_arms
 from tune.databases import require_postgresql, without_password
+from tune.machine import has_gpu
 from tune.sealed import has_state, known_searches, restore
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -115,7 +116,7 @@ class Request:
     def own_values(self) -> dict[str, Any]:
         """The config's own value of each searched parameter: the first trial."""
         tree = self.config.dump()
-        return {key: _at(tree, key) for key in self.config.search.parameters}
+        return {key: get(tree, split(key)) for key in self.config.search.parameters}
 
     def save(self) -> None:
         """Keep the request beside the search, so that `--resume NAME` needs nothing else.
@@ -131,18 +132,6 @@ class Request:
         kept |= {"arms": [asdict(arm) for arm in self.arms]} if self.arms else {}
         kept |= {"study_url": without_password(self.study_url)} if self.study_url else {}
         write_text(self.places.request, json.dumps(kept, indent=1) + "\n")
-
-
-def _at(tree: Mapping[str, Any], key: str) -> Any:
-    value: Any = tree
-    for part in key.split("."):
-        value = value[part]
-    return value
-
-
-def has_gpu() -> bool:
-    """Whether this machine shows a GPU, without asking torch."""
-    return shutil.which("nvidia-smi") is not None and Path("/dev/nvidiactl").exists()
 
 
 def choose_profile(asked: str, gpu: bool, *, own: bool = False) -> tuple[str | None, str]:
@@ -361,10 +350,10 @@ def check_data(config: Config) -> Report:
 
 def _pairs_problems(config: Config) -> Iterable[str]:
     try:
-        split = split_of(preferences_of(config), config)
+        rows = split_of(preferences_of(config), config)
     except PairsError as error:
         return error.problems
-    if split.train and couples_of(split.val):
+    if rows.train and couples_of(rows.val):
         return ()
     return (f"{config.training.preference_dataset}: too few pairs to train on and to evaluate on",)
 

@@ -120,7 +120,7 @@ def lineage(candidate: Candidate) -> dict[str, str]:
         "scorer": candidate.scorer,
         "constraints_met": json.dumps(candidate.constraints_met),
         "constraints": "; ".join(candidate.constraints)[:LONGEST_TAG],
-        "adapter_sha256": adapter_hash(candidate),
+        "adapter_sha256": weights_hash(candidate),
         **{f"metrics.{name}": f"{value:.6g}" for name, value in candidate.metrics.items()},
     }
     if candidate.interval_vs_reference:
@@ -128,7 +128,7 @@ def lineage(candidate: Candidate) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def adapter_hash(candidate: Candidate) -> str:
+def weights_hash(candidate: Candidate) -> str:
     """The sha256 of a candidate's weights, by which a version of the same adapter is known again."""
     return file_sha256(candidate.adapter / "adapter_model.safetensors")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from phasegpt.files import read_json
 from tune.gate import Candidate, Champion, RegistryError, model_name
-from tune.served import DATA, adapter_hash, evidence_fields, lineage, pack
+from tune.served import DATA, evidence_fields, lineage, pack, weights_hash
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -110,7 +110,7 @@ def _download(client: "MlflowClient", track: str, version: str, part: str, to: P
 
 def _registered(client: "MlflowClient", candidate: Candidate) -> str | None:
     """The version that an earlier, cut promotion of the same adapter of the same run left, if any."""
-    name, digest = model_name(candidate.track), adapter_hash(candidate)
+    name, digest = model_name(candidate.track), weights_hash(candidate)
     found = client.search_model_versions(f"name = '{name}' and run_id = '{candidate.run_id}'")
     return next((str(v.version) for v in found if v.tags.get("adapter_sha256") == digest), None)
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tune.contenders import LOW, UNTUNED, candidate
 from tune.gate import Candidate, Evidence
-from tune.served import EXAMPLE, adapter_hash, evidence_fields, evidence_json, lineage, pack
+from tune.served import EXAMPLE, evidence_fields, evidence_json, lineage, pack, weights_hash
 
 
 @pytest.fixture
@@ -66,5 +66,5 @@ def test_the_tags_of_a_version_say_where_it_comes_from(winner: Candidate) -> Non
     tags = lineage(winner)
     said = {"search": "first", "trial": "trial-003", "base_model": winner.base_model, "metrics.spiral_score": "0.425"}
     assert said.items() <= tags.items()
-    assert tags["adapter_sha256"] == adapter_hash(winner)
+    assert tags["adapter_sha256"] == weights_hash(winner)
     assert tags["gain_over_untuned"].startswith("+0.1000 [-0.0500, +0.2500] on 6 prompts")
