@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.benchmarks.fluency_at_kl import factors, fitted, points_of, sides
 from tests.benchmarks.scaling import QWEN, exponent, random_model
 from tests.benchmarks.search_runs import (
     Evaluation,
@@ -48,6 +49,24 @@ def test_a_search_takes_what_its_trials_take_and_what_lies_before_and_after() ->
 
 def test_service_is_what_lies_outside_steps_and_evaluations_once_warm() -> None:
     assert warm_service([OURS, THEIRS]) == [8 - 6 - 1.5, 70 - 30 - 10]
+
+
+def tuned(number: int, kto_lambda: float, factor: float) -> dict[str, Any]:
+    """A trial whose perplexity rises over 30 by `factor` times 10 · KL^0.8; its best evaluation is its second one."""
+    spent = [0.0004, 0.002 * (number + 1), 0.01 * (number + 1)]
+    rows = [{"kl_divergence": kl, "perplexity": 30 + factor * 10 * kl**0.8} for kl in spent]
+    curve = {str(step): row for step, row in enumerate(rows)}
+    return {"params": {"training.kto_lambda": kto_lambda}, "curve": curve, "metrics": rows[1]}
+
+
+def test_the_price_of_movement_with_lambda_is_held_against_that_without_at_equal_kl() -> None:
+    trials = [*(tuned(n, 0.0, 1.0) for n in range(4)), *(tuned(n, 0.3, 0.8) for n in range(1, 6))]
+    without, with_lambda = sides({"baseline": {"metrics": {"perplexity": 30.0}}, "trials": trials})
+    assert (len(without), len(with_lambda)) == (4, 5)
+    assert [kl for kl, _ in points_of(trials[0], 30.0)] == [0.002, 0.01]
+    assert [rise for _, rise in points_of(trials[0], 30.0)] == pytest.approx([10 * 0.002**0.8, 10 * 0.01**0.8])
+    assert fitted(without, with_lambda) == pytest.approx((0.8, 0.8))
+    assert factors(without, with_lambda)[:20] == pytest.approx([0.8] * 20)
 
 
 def test_a_ratio_of_searches_has_a_range_that_its_trials_give() -> None:
