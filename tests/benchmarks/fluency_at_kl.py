@@ -1,9 +1,9 @@
 """What λ does to perplexity at equal measured KL, out of all evaluations of a search's trials.
 
-The rise of perplexity over the untuned model is a power of the KL that was spent, with one exponent for all trials and a
-factor for those with λ > 0: log(rise) = a + b · log(KL) + c · [λ > 0]. exp(c) is what a trial with λ has of the rise of
-one without, at equal KL. The interval draws whole trials anew, on either side (10,000 times, seed 0). Evaluations at a
-KL below 0.001 nats a token are left out: there both numbers are mostly rounding.
+The rise of perplexity over the untuned model is a power of the KL that was spent, with one exponent for all trials and
+a factor for those with λ > 0: log(rise) = a + b · log(KL) + c · [λ > 0]. exp(c) is what a trial with λ has of the rise
+of one without, at equal KL. The interval draws whole trials anew, on either side (10,000 times, seed 0). Evaluations at
+a KL below 0.001 nats a token are left out: there both numbers are mostly rounding.
 
     python tests/benchmarks/fluency_at_kl.py docs/results/smollm2-own.json docs/results/smollm2-front.json
 """
