@@ -125,7 +125,7 @@ def _main(options: argparse.Namespace) -> int:
     resolve_base(config.model.base_model, project_root())
     name = options.name = _name(options.name, config.experiment.name or Path(options.config).stem)
     storage = storage_folder(options.storage)
-    config = _with_reference(config, storage, options.tracking_uri)
+    config = _with_fetched(config, storage, options.tracking_uri)
     return _run(config, name, storage, options.tracking_uri, ask, options.address)
 
 
@@ -140,7 +140,7 @@ def _name(asked: str | None, of: str) -> str:
     return name
 
 
-def _with_reference(config: "Config", storage: Path, uri: str | None) -> "Config":
+def _with_fetched(config: "Config", storage: Path, uri: str | None) -> "Config":
     """The config with models from the registry fetched and named by version, and a line that says so of each."""
     from phasegpt.checkpoints import with_fetched_models
     from phasegpt.config import value_at

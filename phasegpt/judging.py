@@ -12,7 +12,7 @@ from phasegpt.config import Config
 from phasegpt.evaluate import Row, Suite, evaluate
 from phasegpt.forward import PairModel
 from phasegpt.judged import Judged
-from phasegpt.metrics.declared import DECLARED
+from phasegpt.metrics.declared import unit_of
 from phasegpt.models import Base, LoraSettings, Policy, attach_policy, load_policy
 from phasegpt.parts import Workbench, own_metrics, suite_of
 from phasegpt.shared_store import Lengths, Progress, SharedStore, prepare
@@ -59,14 +59,10 @@ def _wanted(config: Config, terms: Terms) -> list[str]:
     metrics = config.evaluation.metrics
     wanted = {
         ANSWERS: bool(prompt_metrics(metrics)),
-        PAIRS: bool(terms.couples) and any(_of(name) == "pair" for name in metrics),
+        PAIRS: bool(terms.couples) and any(unit_of(name) == "pair" for name in metrics),
         PERPLEXITY: PERPLEXITY in metrics,
     }
     return [part for part, is_wanted in wanted.items() if is_wanted]
-
-
-def _of(metric: str) -> str | None:
-    return DECLARED[metric].of if metric in DECLARED else None
 
 
 def _run(
@@ -124,7 +120,7 @@ def _pairs(run: _Run) -> tuple[Row, ...]:
     shared = prepare(
         run.store, run.policy, terms.pairs, lengths, run.on_progress, terms.couples, with_hidden=with_hidden
     )
-    suite = replace(run.suite, metrics=tuple(n for n in run.suite.metrics if _of(n) == "pair"), own=())
+    suite = replace(run.suite, metrics=tuple(n for n in run.suite.metrics if unit_of(n) == "pair"), own=())
     rows: list[Row] = []
     for pair_ids in _batches(suite.pair_ids, suite.batch_size):
         rows += evaluate(PairModel(run.policy), shared, replace(suite, pair_ids=pair_ids)).pairs

@@ -47,55 +47,57 @@ def likenesses(texts: Iterable[Text]) -> Iterator[Likeness]:
     if not worded:
         return
     codes = _coded([text.text for text in worded])
-    index = _Index(_in_two_or_more(codes))
+    known = _in_two_or_more(codes)
+    index = _Index(len(known))
     for text, own in zip(worded, codes, strict=True):
-        found = index.most_alike(text, own)
+        places = _places(known, own)
+        found = index.most_alike(text, places, len(own))
         if found is not None and found.share >= ALIKE:
             yield found
         else:
-            index.add(text, own)
+            index.add(text, places, len(own))
 
 
 class _Index:
-    """Which of the texts that were added have which of the n-grams `known`, in ascending order."""
+    """Which of the texts that were added have which of `count` n-grams; a text may have `size` in all, others too."""
 
-    def __init__(self, known: Codes) -> None:
-        self._known = known
-        self._having = [array("I") for _ in known]
+    def __init__(self, count: int) -> None:
+        self._having = [array("I") for _ in range(count)]
         self._texts: list[Text] = []
         self._lines, self._sizes = array("q"), array("q")
 
-    def add(self, text: Text, codes: Codes) -> None:
+    def add(self, text: Text, places: Sequence[int], size: int) -> None:
         """A text with its n-grams, for those to come."""
-        for place in self._places(codes):
+        for place in places:
             self._having[place].append(len(self._texts))
         self._texts.append(text)
         self._lines.append(text.line)
-        self._sizes.append(len(codes))
+        self._sizes.append(size)
 
-    def most_alike(self, text: Text, codes: Codes) -> Likeness | None:
+    def most_alike(self, text: Text, places: Sequence[int], size: int) -> Likeness | None:
         """The first of those of other rows that share the largest part; None before there is a text."""
         if not self._texts:
             return None
-        having = [np.zeros(0, np.uint32), *(_view(self._having[place], np.uint32) for place in self._places(codes))]
+        having = [np.zeros(0, np.uint32), *(_view(self._having[place], np.uint32) for place in places)]
         shared = np.bincount(np.concatenate(having), minlength=len(self._texts))
-        shares = shared / np.minimum(_view(self._sizes, np.int64), len(codes))
+        shares = shared / np.minimum(_view(self._sizes, np.int64), size)
         shares[_view(self._lines, np.int64) == text.line] = 0.0
         best = int(shares.argmax())
         return Likeness(text, self._texts[best], float(shares[best]))
-
-    def _places(self, codes: Codes) -> list[int]:
-        """Where those of `codes` that are known stand."""
-        places = np.searchsorted(self._known, codes)
-        inside = places < len(self._known)
-        places, codes = places[inside], codes[inside]
-        found: list[int] = places[self._known[places] == codes].tolist()
-        return found
 
 
 def _view(values: "array[int]", kind: type[Any]) -> NDArray[Any]:
     """The same memory as numbers of numpy; to be let go before the array grows."""
     return np.frombuffer(values, kind)
+
+
+def _places(known: Codes, codes: Codes) -> list[int]:
+    """Where those of `codes` that are among `known`, which ascends, stand there."""
+    places = np.searchsorted(known, codes)
+    inside = places < len(known)
+    places, codes = places[inside], codes[inside]
+    found: list[int] = places[known[places] == codes].tolist()
+    return found
 
 
 def _in_two_or_more(codes: Sequence[Codes]) -> Codes:

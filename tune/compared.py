@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from phasegpt.files import read_json
-from phasegpt.metrics.declared import DECLARED, Direction
+from phasegpt.metrics.declared import DECLARED, Direction, unit_of
 from phasegpt.metrics.text import VERSIONED
 from phasegpt.statistics import Gain, Interval, Runs, mean_by_prompt, p_best, simultaneous_gains
 from tune.finalists import score_interval
@@ -118,8 +118,7 @@ def hindrance(side: Side, first: Side) -> str:
         return f"decides by another metric: {metric} ({side.better}), not {first.metric} ({first.better})"
     if metric in VERSIONED and side.of("scorer") != first.of("scorer"):
         return f"{metric} by another version of the scorer: {side.of('scorer')}, not {first.of('scorer')}"
-    of_pairs = metric in DECLARED and DECLARED[metric].of == "pair"
-    if reason := _other_pairs(side, first) if of_pairs else _other_length(side, first):
+    if reason := _other_pairs(side, first) if unit_of(metric) == "pair" else _other_length(side, first):
         return reason
     ours, theirs = mean_by_prompt(side.scores), mean_by_prompt(first.scores)
     if not (ours and theirs):

@@ -19,7 +19,7 @@ from phasegpt.config_io import Tree, resolve
 from phasegpt.config_sections import is_text
 from phasegpt.files import file_sha256, text_sha256
 from phasegpt.key_paths import get, split
-from phasegpt.metrics.declared import DECLARED, is_own
+from phasegpt.metrics.declared import unit_of
 from phasegpt.pairs import Pair, PairsError, Prompt, UnpairedRow, pairs_hash, read_prompts, take_prompts
 
 DIGEST = 16
@@ -94,7 +94,7 @@ def _preferences(config: Config, *, trains: bool) -> Iterator[Dataset]:
 
 def _prompts(config: Config, halves: Sequence[str]) -> Iterator[Dataset]:
     evaluation = config.evaluation
-    if not any(is_own(name) or DECLARED[name].of == "prompt" for name in evaluation.metrics):
+    if not any(unit_of(name) == "prompt" for name in evaluation.metrics):
         return
     path = resolve(evaluation.prompts)
     prompts = read_prompts(path)

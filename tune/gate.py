@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phasegpt.config_io import TRACKS
-from phasegpt.metrics.declared import DECLARED, Direction
+from phasegpt.metrics.declared import DECLARED, Direction, unit_of
 from phasegpt.metrics.text import TEXT_METRICS, VERSIONED, scorer
 from phasegpt.statistics import Gain, paired_gain
 
@@ -165,7 +165,7 @@ def _not_comparable(candidate: Evidence, champion: Evidence) -> str | None:
 def _measured_otherwise(candidate: Evidence, champion: Evidence) -> str | None:
     """As far as both sides say how they were measured."""
     name = candidate.objective
-    if name in DECLARED and DECLARED[name].of == "pair":
+    if unit_of(name) == "pair":
         known = candidate.data_hash and champion.data_hash
         if known and candidate.data_hash != champion.data_hash:
             return f"{name} is measured on pairs held out of other preference data than the champion's"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phasegpt.base_model import BUNDLED
-from phasegpt.metrics.declared import DECLARED, Unit
+from phasegpt.metrics.declared import Unit, unit_of
 from tune.card_numbers import bullets, evaluation, samples, seeds_text
 from tune.gate import CHAMPION, Candidate, model_name
 
@@ -96,7 +96,7 @@ def card_text(candidate: Candidate) -> str:
 def _results(candidate: Candidate) -> "list[EvalResult] | None":
     from huggingface_hub import EvalResult
 
-    judged = {name: JUDGED_ON[_unit(name)] for name in sorted(candidate.metrics) if _unit(name) in JUDGED_ON}
+    judged = {name: JUDGED_ON[unit_of(name)] for name in sorted(candidate.metrics) if unit_of(name) in JUDGED_ON}
     return [
         EvalResult(
             task_type="text-generation",
@@ -108,11 +108,6 @@ def _results(candidate: Candidate) -> "list[EvalResult] | None":
         )
         for name, (called, kind) in judged.items()
     ] or None
-
-
-def _unit(name: str) -> Unit:
-    """What a metric's values belong to; those of the user's own score answers to prompts."""
-    return DECLARED[name].of if name in DECLARED else "prompt"
 
 
 def _hub_dataset(config: Mapping[str, Any]) -> str | None:

@@ -60,6 +60,9 @@ def data_section(material: Material) -> Markup:
     """Rows, strata and what the checks found, in words."""
     request, config = material.request, material.request.config
     kept = request.places.data_checks
+    strata = _strata(config, material.tags.get("data_hash", ""))
+    if not kept.is_file() and not request.data.rows:  # only looked at, and from before it was kept
+        return joined(paragraph("What the checks of the data found is not known."), *strata)
     checks = read_json(kept) if kept.is_file() else request.data.as_dict()
     sizes = next((run.sizes for run in material.runs() if run.sizes), {})
     said = f"{checks['rows']} rows of {config.training.preference_dataset}"
@@ -69,7 +72,7 @@ def data_section(material: Material) -> Markup:
         else ""
     )
     parts = [paragraph(f"{said}. {len(checks['errors'])} errors, {len(checks['warnings'])} warnings.")]
-    return joined(*parts, *_strata(config, material.tags.get("data_hash", "")), *_warnings(checks))
+    return joined(*parts, *strata, *_warnings(checks))
 
 
 def _strata(config: Config, data_hash: str) -> list[Markup]:

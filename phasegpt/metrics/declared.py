@@ -83,6 +83,11 @@ GUARDS = ("repetition", "distinct_2", "ended")
 """Metrics that come with every set of answers, asked for or not: they tell broken text, which perplexity cannot."""
 
 
+def unit_of(name: str) -> Unit:
+    """What a metric's values belong to; those of the user's own score answers to prompts."""
+    return DECLARED[name].of if name in DECLARED else "prompt"
+
+
 def is_own(name: str) -> bool:
     """Whether `name` has the form of a metric of the user's own, `package.module:function`. Imports nothing."""
     module, colon, function = name.partition(":")

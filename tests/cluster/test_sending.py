@@ -68,6 +68,7 @@ def test_the_environment_has_mlflow_rays_settings_and_what_was_asked_for(monkeyp
     assert (found["HF_HOME"], found["PHASEGPT_CACHE"]) == ("/own", "/shared/caches/phasegpt")
     assert found["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
     assert found["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert not any("TOKEN" in name for name in found)
     assert "hush" not in found.values()
 
 

@@ -421,5 +421,10 @@ def test_a_search_can_be_looked_at_when_its_data_has_gone(toy_request: ToyReques
     said = (report_folder(played.request.places) / "report.html").read_text()
     assert "30 rows of" in said
     assert "cannot be read any more" in said
+    played.request.places.data_checks.unlink()
+    assert main(where) == 0
+    said = (report_folder(played.request.places) / "report.html").read_text()
+    assert "What the checks of the data found is not known" in said
+    assert "0 rows of" not in said
     with pytest.raises(RequestError, match="expected a file, found none"):
         resumed_request(played.request.track, "toy", str(played.request.places.storage))
